@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::lane::status::{LaneStatuses, SharedLaneStatuses};
 use super::prepare::stage::{Stage, Stages};
 use crate::domain::batch::priority::ControlChange;
+use crate::domain::batch::priority::Owner;
 use crate::domain::batch::{Batch, BatchState};
 use crate::domain::id::BatchId;
 use crate::domain::provider::lane_hold::{Hold, LaneHold, LaneSelector};
@@ -61,7 +62,7 @@ pub enum HoldError {
 #[derive(Debug)]
 pub(super) enum Command {
     /// A batch was created, or found unfinished at start.
-    Take(BatchId),
+    Take(BatchId, Owner),
     Cancel(BatchId, oneshot::Sender<Result<BatchState, CancelError>>),
     /// The way that the batch should run has changed; the store has the details. Confirmed once no
     /// row goes out in the old way any more.
@@ -95,8 +96,8 @@ impl Handle {
     ///
     /// # Errors
     /// When the executor has stopped.
-    pub async fn take(&self, id: BatchId) -> Result<(), Gone> {
-        self.commands.send(Command::Take(id)).await.map_err(|_| Gone)
+    pub async fn take(&self, id: BatchId, owner: Owner) -> Result<(), Gone> {
+        self.commands.send(Command::Take(id, owner)).await.map_err(|_| Gone)
     }
 
     /// Stops a batch: no further row is dispatched, and rows in flight may finish. Returns the
@@ -175,7 +176,7 @@ impl Inbox {
         while let Ok(command) = self.commands.try_recv() {
             match command {
                 Command::Controlled(_, done) | Command::Held(done) => _ = done.send(()),
-                other @ (Command::Take(_) | Command::Cancel(..)) => self.kept.push_back(other),
+                other @ (Command::Take(..) | Command::Cancel(..)) => self.kept.push_back(other),
             }
         }
     }
@@ -193,7 +194,7 @@ impl Stub {
     /// The batches handed over since the last look.
     pub fn taken(&mut self) -> Vec<BatchId> {
         let commands = std::iter::from_fn(|| self.next());
-        commands.filter_map(|command| if let Command::Take(id) = command { Some(id) } else { None }).collect()
+        commands.filter_map(|command| if let Command::Take(id, _) = command { Some(id) } else { None }).collect()
     }
 
     /// Answers the next cancellation.

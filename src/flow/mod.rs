@@ -16,6 +16,7 @@ pub mod failure_shares;
 pub mod fair_queue;
 mod goodput;
 mod knee_search;
+pub mod places;
 pub mod rate_limiter;
 pub mod rate_window;
 pub mod remaining_quota;

@@ -17,9 +17,9 @@ impl Dispatcher {
             return;
         }
         match self.busy.get_mut(&id) {
-            Some(Busy::Preparing { stop, cancels }) => {
-                stop.cancel();
+            Some(Busy::Preparing { cancels, .. }) => {
                 cancels.push(reply);
+                self.stop_preparing(id);
             }
             // The batch is being cancelled already, or has just ended; its stored state says which.
             Some(Busy::Finishing(BatchState::Cancelling { .. }) | Busy::Cancelling) => self.cancel_stored(id, reply, false),

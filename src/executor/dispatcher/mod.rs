@@ -10,24 +10,26 @@ mod dedup;
 mod event;
 mod failed;
 mod hints;
+mod places;
 mod probe;
 mod pump;
 mod resolve;
 mod spending;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(super) use self::event::Event;
+use self::places::{PreparingPlaces, RunPlaces};
 use super::attempt::attachments::Attachments;
 use super::attempt::recordings::Recordings;
 use super::attempt::{AttemptContext, Ended};
@@ -45,10 +47,12 @@ use super::run::reader::Source;
 use super::run::window::{Unread, Window};
 use super::{Parts, Settings};
 use crate::domain::batch::plan::Plan;
+use crate::domain::batch::priority::Owner;
 use crate::domain::batch::{BatchSpec, BatchState};
 use crate::domain::id::BatchId;
 use crate::domain::money::Usd;
 use crate::executor::lane::LaneIndex;
+use crate::flow::places::Places;
 use crate::store::{LiveBatch, Recovered};
 
 /// A reply to a client who cancels a batch.
@@ -59,7 +63,7 @@ type CancelReply = oneshot::Sender<Result<BatchState, CancelError>>;
 enum Busy {
     /// The batch is being validated or recovered, or waits for another try at it; the token stops
     /// it. Cancellations wait for its end.
-    Preparing { stop: CancellationToken, cancels: Vec<CancelReply> },
+    Preparing { owner: Owner, stop: CancellationToken, cancels: Vec<CancelReply> },
     /// A client's cancellation is being written.
     Cancelling,
     /// The batch is being ended, from this state.
@@ -95,9 +99,10 @@ pub(super) struct Dispatcher {
     first_lane: LaneIndex,
     runs: FxHashMap<BatchId, Run>,
     busy: HashMap<BatchId, Busy>,
-    /// Runs that have a place, and those that wait for a place.
-    active: usize,
-    queue: VecDeque<BatchId>,
+    /// Runs that have a place, and those that wait for one.
+    places: RunPlaces,
+    /// Batches that are being prepared, and those that wait for that.
+    preparing: PreparingPlaces,
     /// Runs that an event may have made idle or able to load.
     touched: FxHashSet<BatchId>,
     /// Runs whose last results are being made durable.
@@ -110,7 +115,6 @@ pub(super) struct Dispatcher {
     tasks: TaskTracker,
     events: mpsc::UnboundedSender<Event>,
     seen: SeenLanes,
-    preparing: Arc<Semaphore>,
     lists: ServerLists,
     in_flight: u32,
     /// Results of attempts handed to the store, since it was opened.
@@ -150,8 +154,8 @@ impl Dispatcher {
             first_lane: 0,
             runs: FxHashMap::default(),
             busy: HashMap::new(),
-            active: 0,
-            queue: VecDeque::new(),
+            places: Places::new(settings.max_running),
+            preparing: Places::new(PREPARING),
             touched: FxHashSet::default(),
             settling: FxHashSet::default(),
             alarms: BinaryHeap::new(),
@@ -159,7 +163,6 @@ impl Dispatcher {
             tasks: TaskTracker::new(),
             events,
             seen,
-            preparing: Arc::new(Semaphore::new(PREPARING)),
             lists,
             in_flight: 0,
             recorded: 0,
@@ -170,7 +173,8 @@ impl Dispatcher {
         let catalog = dispatcher.parts.catalog.current();
         dispatcher.lanes.open_local(&catalog);
         for id in recovered.batches {
-            dispatcher.take(id);
+            // Whose it is will be known when it is read; nobody else's waits for that yet.
+            dispatcher.take(id, Owner::default());
         }
         dispatcher
     }
@@ -217,16 +221,14 @@ impl Dispatcher {
         self.draining = true;
         self.publish();
         // Validation starts over at the next start; finishing also resumes there.
-        for busy in self.busy.values() {
-            if let Busy::Preparing { stop, .. } = busy {
-                stop.cancel();
-            }
-        }
+        let preparing = self.busy.iter().filter(|(_, busy)| matches!(busy, Busy::Preparing { .. }));
+        let preparing: Vec<_> = preparing.map(|(id, _)| *id).collect();
+        preparing.into_iter().for_each(|id| self.stop_preparing(id));
     }
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Take(id) => self.take(id),
+            Command::Take(id, owner) => self.take(id, owner),
             Command::Cancel(id, reply) => self.cancel(id, reply),
             Command::Controlled(id, done) => {
                 self.controlled(id);
@@ -274,26 +276,26 @@ impl Dispatcher {
     }
 
     /// Starts work on a batch, unless it is under way already.
-    fn take(&mut self, id: BatchId) {
+    fn take(&mut self, id: BatchId, owner: Owner) {
         if !self.draining && !self.runs.contains_key(&id) && !self.busy.contains_key(&id) {
-            self.prepare(id, Vec::new());
+            self.prepare(id, owner, Vec::new());
         }
     }
 
     /// Resumes a batch after a pause or a write; cancellations that came meanwhile keep waiting.
     fn retake(&mut self, id: BatchId) {
-        let cancels = match self.busy.remove(&id) {
-            Some(Busy::Preparing { cancels, .. }) => cancels,
-            Some(Busy::Cancelling | Busy::Finishing(_)) | None => Vec::new(),
+        let (owner, cancels) = match self.busy.remove(&id) {
+            Some(Busy::Preparing { owner, cancels, .. }) => (owner, cancels),
+            Some(Busy::Cancelling | Busy::Finishing(_)) | None => (Owner::default(), Vec::new()),
         };
         if !self.draining {
-            self.prepare(id, cancels);
+            self.prepare(id, owner, cancels);
         }
     }
 
     fn retake_later(&mut self, id: BatchId) {
         self.seen.stages.set(id, Stage::Queued);
-        self.busy.insert(id, Busy::Preparing { stop: CancellationToken::new(), cancels: Vec::new() });
+        self.busy.insert(id, Busy::Preparing { owner: Owner::default(), stop: CancellationToken::new(), cancels: Vec::new() });
         let events = self.events.clone();
         self.tasks.spawn(async move {
             tokio::time::sleep(RETRY_DELAY).await;
@@ -304,6 +306,7 @@ impl Dispatcher {
 
     fn prepared(&mut self, id: BatchId, prepared: Prepared) {
         self.seen.stages.leave(id);
+        self.preparing.remove(id);
         let cancels = match self.busy.remove(&id) {
             Some(Busy::Preparing { cancels, .. }) => cancels,
             Some(Busy::Cancelling | Busy::Finishing(_)) | None => Vec::new(),
@@ -324,6 +327,9 @@ impl Dispatcher {
         }
         for reply in cancels {
             self.cancel(id, reply);
+        }
+        if !self.draining {
+            self.prepare_next();
         }
     }
 
@@ -400,6 +406,7 @@ impl Dispatcher {
             }
             self.disk_is_full = full;
         }
+        self.look_for_sleepers(Instant::now());
         self.look_at_deadlines();
         self.resolve();
         self.probe();

@@ -5,9 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use super::{Busy, CancelReply, Dispatcher, Event, TICK};
+use super::{Busy, Dispatcher, Event, TICK};
 use crate::domain::batch::{BatchEvent, BatchSpec, BatchState};
 use crate::domain::id::{BatchId, RowIndex, RowKey};
 use crate::domain::money::Usd;
@@ -16,8 +15,6 @@ use crate::executor::dedup::answer_cache::AnswerCache;
 use crate::executor::finish::Finish;
 use crate::executor::lane::LaneIndex;
 use crate::executor::lane::calls::Slot;
-use crate::executor::prepare::Prepare;
-use crate::executor::prepare::stage::Stage;
 use crate::executor::run::reader::Source;
 use crate::executor::run::row::{LeftRow, ReadyRow};
 use crate::executor::run::window::{Load, Unread, WindowSize};
@@ -65,28 +62,9 @@ impl Dispatcher {
         }
     }
 
-    /// Gives free places to the runs that wait for one, in order.
-    fn activate(&mut self) {
-        while self.active < self.settings.max_running {
-            let Some(id) = self.queue.pop_front() else { break };
-            if let Some(run) = self.runs.get_mut(&id).filter(|run| run.place == RunPlace::Queued) {
-                run.place = RunPlace::Active;
-                self.active += 1;
-                self.touched.insert(id);
-            }
-        }
-    }
-
-    fn deactivate(&mut self, id: BatchId) {
-        if let Some(run) = self.runs.get_mut(&id) {
-            self.active -= usize::from(run.place == RunPlace::Active);
-            run.place = RunPlace::Inactive;
-        }
-    }
-
     /// How much of each running batch may be in memory: the more batches, the less of each.
     fn window(&self) -> WindowSize {
-        let part = |all: usize, least: usize, most: usize| (all / self.active.max(1)).clamp(least, most);
+        let part = |all: usize, least: usize, most: usize| (all / self.places.held().max(1)).clamp(least, most);
         WindowSize { rows: part(ALL_ROWS, 16, 1_024), bytes: part(ALL_BYTES, 64 << 10, 2 << 20) }
     }
 
@@ -95,8 +73,7 @@ impl Dispatcher {
         let window = self.window();
         let Some(run) = self.runs.get_mut(&id) else { return };
         if run.place == RunPlace::Inactive && run.can_go_on() {
-            run.place = RunPlace::Queued;
-            self.queue.push_back(id);
+            self.queue(id);
             return;
         }
         let lanes = &self.lanes;
@@ -177,31 +154,8 @@ impl Dispatcher {
             }
         }
         self.take_back_quarantined(Some(id));
+        self.rank_anew(id);
         self.touched.insert(id);
-    }
-
-    /// Prepares a batch; `cancels` arrived before that and are answered after it.
-    pub(super) fn prepare(&mut self, id: BatchId, cancels: Vec<CancelReply>) {
-        let stop = CancellationToken::new();
-        if !cancels.is_empty() {
-            stop.cancel();
-        }
-        let prepare = Prepare {
-            store: self.parts.store.clone(),
-            catalog: self.parts.catalog.clone(),
-            clock: self.parts.clock.clone(),
-            limits: self.settings.input,
-            stages: self.seen.stages.clone(),
-            lists: self.lists.clone(),
-            stop: stop.clone(),
-        };
-        self.seen.stages.set(id, Stage::Queued);
-        self.busy.insert(id, Busy::Preparing { stop, cancels });
-        let (events, permits) = (self.events.clone(), self.preparing.clone());
-        self.tasks.spawn(async move {
-            let prepared = Box::new(prepare.run(id, permits).await);
-            let _ = events.send(Event::Prepared { batch: id, prepared });
-        });
     }
 
     fn load(&self, batch: BatchId, load: Load) {

@@ -9,11 +9,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::member::Member;
 use super::provider::ProviderState;
+use super::routes::RouteTable;
 use super::{Lane, LaneIndex, LaneName, Lanes, servers};
 use crate::domain::provider::server_hints::ServerHints;
 use crate::domain::row::retry::FailureClass;
 use crate::domain::time::Timestamp;
 
+/// A lane rests if no call can start there for longer than this.
+const A_WHILE: Duration = Duration::from_secs(2);
 /// A lane that has been unhealthy for this long is avoided if there is another.
 const AVOIDED_AFTER: Duration = Duration::from_secs(20);
 
@@ -124,6 +127,21 @@ impl Lanes {
     /// The lanes that are avoided, in order.
     pub fn avoided(&self, now: Instant) -> Vec<LaneIndex> {
         (0..self.lanes.len()).filter(|lane| self.is_avoided(*lane, now)).collect()
+    }
+
+    /// Whether every lane that rows may take by these routes rests: no call can start there for a
+    /// while, whatever else happens.
+    pub fn all_rest(&self, ways: &RouteTable, now: Instant) -> bool {
+        let mut lanes = ways.lanes().peekable();
+        lanes.peek().is_some() && lanes.all(|lane| self.rests(lane, now))
+    }
+
+    fn rests(&self, index: LaneIndex, now: Instant) -> bool {
+        let later = |at: Option<Instant>| at.is_some_and(|at| at > now + A_WHILE);
+        self.lanes.get(index).is_some_and(|lane| {
+            lane.in_flight() == 0
+                && servers(lane, &self.pools).all(|(member, pool)| later(member.flow.ready_at(now)) || later(pool.reach().resting_until()))
+        })
     }
 
     /// Whether every server of a lane has been unhealthy for so long that its rows should go elsewhere.

@@ -58,6 +58,11 @@ impl RouteTable {
         (0..).zip(&self.models).map(|(model, _)| self.shared(model).map(|(_, lane)| lane).collect())
     }
 
+    /// The lanes to which rows may go at present, each as often as it is the lane of a route.
+    pub fn lanes(&self) -> impl Iterator<Item = LaneIndex> + '_ {
+        self.routes.iter().filter_map(|route| route.lane)
+    }
+
     /// Of the routes that share the fresh rows of a model, the one to the server that owns the rows of
     /// this family; `None` if there is but one route, or some lane is not by prefix.
     pub fn owner(&self, model: u16, family: impl FnOnce() -> u64) -> Option<u16> {

@@ -18,7 +18,6 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::FusedFuture;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use self::fallback::add_alternatives;
@@ -65,11 +64,11 @@ pub(super) enum Prepared {
 }
 
 impl Prepare {
-    /// Prepares the batch as soon as one of `permits` is free.
-    pub async fn run(self, id: BatchId, permits: Arc<Semaphore>) -> Prepared {
-        let stop = self.stop.clone();
-        // Never closed: the dispatcher holds the semaphore for as long as the daemon runs.
-        let Some(_permit) = stop.run_until_cancelled(permits.acquire_owned()).await else { return Prepared::Nothing };
+    /// Prepares the batch.
+    pub async fn run(self, id: BatchId) -> Prepared {
+        if self.stop.is_cancelled() {
+            return Prepared::Nothing;
+        }
         self.stages.set(id, Stage::Routing);
         match AssertUnwindSafe(self.prepare(id)).catch_unwind().await {
             Ok(prepared) => prepared,

@@ -74,6 +74,8 @@ pub(super) struct Run {
     /// on.
     pub in_haste: bool,
     pub place: RunPlace,
+    /// Every lane of the run rested when that was last looked at.
+    pub sleeps: bool,
     queues: BTreeMap<LaneIndex, Queue>,
     waiting: BinaryHeap<Due>,
     /// The moment at which the dispatcher was asked to look at the run.
@@ -156,6 +158,7 @@ impl Run {
             deadline_at_risk: false,
             in_haste: false,
             place: RunPlace::Inactive,
+            sleeps: false,
             queues: BTreeMap::new(),
             waiting: BinaryHeap::new(),
             alarm: None,
@@ -309,6 +312,14 @@ impl Run {
     pub fn next_due(&self) -> Option<Instant> {
         let can = self.place == RunPlace::Active && !self.loading && self.is_dispatchable();
         if can { self.waiting.peek().map(|row| row.0.due) } else { None }
+    }
+
+    /// Gives the place up, and the rows that were read for it: they are read again once there is a
+    /// place. Rows in flight go on.
+    pub fn give_place_up(&mut self, now: Instant) {
+        self.place = RunPlace::Queued;
+        let queues: Vec<_> = self.queues.values_mut().map(std::mem::take).collect();
+        self.waiting.extend(queues.into_iter().flat_map(|queue| queue.into_waiting(now)).map(Due));
     }
 
     /// Stops dispatching at once. Rows in flight go on.

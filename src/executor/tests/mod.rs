@@ -10,6 +10,7 @@ mod fallback;
 mod knee;
 mod lanes;
 mod outage;
+mod places;
 mod servers;
 mod shares;
 mod spending;

@@ -114,7 +114,7 @@ impl World {
         };
         let id = spec.id;
         assert_eq!(self.store.create_batch(spec, Control::default(), None).await.unwrap(), CreateOutcome::Created);
-        self.handle.take(id).await.unwrap();
+        self.handle.take(id, Owner(7)).await.unwrap();
         while self.store.batch(id).await.unwrap().unwrap().state == crate::domain::batch::BatchState::Validating {
             tokio::task::yield_now().await;
         }

@@ -182,7 +182,7 @@ impl World {
         };
         let id = spec.id;
         assert_eq!(self.store.create_batch(spec, Control { priority, paused: false }, None).await.unwrap(), CreateOutcome::Created);
-        self.handle.take(id).await.unwrap();
+        self.handle.take(id, Owner(owner)).await.unwrap();
         while self.store.batch(id).await.unwrap().unwrap().state == BatchState::Validating {
             tokio::task::yield_now().await;
         }

@@ -160,14 +160,14 @@ impl Service {
 
     async fn create_now(&self, new: NewBatch) -> Result<Created, ServiceError> {
         let (spec, made, control, once) = new.split();
-        let (new, input) = (spec.id, spec.input_file);
+        let (new, input, owner) = (spec.id, spec.input_file, spec.owner);
         let outcome = match made {
             Some(made) => self.store.create_batch_with(spec, made, control, once).await?,
             None => self.store.create_batch(spec, control, once).await?,
         };
         let id = match outcome {
             CreateOutcome::Created => {
-                self.executor.take(new).await?;
+                self.executor.take(new, owner).await?;
                 tracing::info!(batch = %new, "batch created");
                 new
             }
