@@ -62,8 +62,8 @@ impl AsyncWrite for Arriving<'_> {
 /// What came of a connection.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
-    /// The paths that hyper has seen.
-    paths: Vec<String>,
+    /// The requests that hyper has seen.
+    requests: Vec<String>,
     /// The heads that the gate has let pass.
     heads: u64,
     /// The number of the request that the gate has refused.
@@ -73,10 +73,10 @@ struct Seen {
 /// Sends these pieces through a gate to hyper, whose service reads each body to its end. Nothing
 /// waits for anything from outside, so no runtime is needed.
 fn pass(pieces: Vec<&[u8]>) -> Seen {
-    let (answered, refused, heads, paths) = (Mutex::new(0), Mutex::new(None), Mutex::new(0), Mutex::new(Vec::new()));
+    let (answered, refused, heads, requests) = (Mutex::new(0), Mutex::new(None), Mutex::new(0), Mutex::new(Vec::new()));
     let arriving = Arriving { gate: Gate::new(MAX_HEAD), pieces, answered: &answered, refused: &refused, heads: &heads };
     let service = service_fn(|request: Request<Incoming>| {
-        paths.lock().unwrap().push(request.uri().path().to_owned());
+        requests.lock().unwrap().push(format!("{} {}", request.method(), request.uri().path()));
         let answered = &answered;
         async move {
             // A body that is cut ends the connection; the request was seen all the same.
@@ -89,17 +89,17 @@ fn pass(pieces: Vec<&[u8]>) -> Seen {
     let mut connection = pin!(http.max_buf_size(MAX_HEAD).serve_connection(TokioIo::new(arriving), service));
     let ended = (0..1_000).find_map(|_| connection.as_mut().now_or_never());
     assert!(ended.is_some(), "the connection waits");
-    Seen { paths: paths.into_inner().unwrap(), heads: heads.into_inner().unwrap(), refused: refused.into_inner().unwrap() }
+    Seen { requests: requests.into_inner().unwrap(), heads: heads.into_inner().unwrap(), refused: refused.into_inner().unwrap() }
 }
 
 /// Parts of requests, good and bad, from which streams are put together. A body holds a request that
-/// must stay hidden in it.
+/// must stay hidden in it, and ends with a byte that begins no request.
 fn part() -> impl Strategy<Value = &'static str> {
     prop_oneof![
         8 => Just("GET /a HTTP/1.1\r\nHost: a\r\n\r\n"),
         6 => Just("POST /b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"),
-        6 => Just("POST /c HTTP/1.1\r\nHost: a\r\nContent-Length: 35\r\n\r\nGET /hidden HTTP/1.1\r\nHost: a\r\n\r\nabc"),
-        4 => Just("23;x=y\r\nGET /hidden HTTP/1.1\r\nHost: a\r\n\r\nabc\r\n"),
+        6 => Just("POST /c HTTP/1.1\r\nHost: a\r\nContent-Length: 35\r\n\r\nGET /hidden HTTP/1.1\r\nHost: a\r\n\r\nab:"),
+        4 => Just("23;x=y\r\nGET /hidden HTTP/1.1\r\nHost: a\r\n\r\nab:\r\n"),
         6 => Just("0\r\n\r\n"),
         2 => Just("0 \t;\r\nX: y\r\nY: z\r\n\r\n"),
         1 => Just("3\r\nabc\r\n"),
@@ -133,11 +133,11 @@ proptest! {
     ) {
         let bytes = parts.concat().into_bytes();
         let whole = pass(vec![&bytes]);
-        let stand_ins = whole.paths.iter().filter(|path| *path == "/-").count();
-        prop_assert_eq!((whole.paths.len() - stand_ins) as u64, whole.heads, "{:?}", &whole);
+        let stand_ins = whole.requests.iter().filter(|request| *request == "GET /-").count();
+        prop_assert_eq!((whole.requests.len() - stand_ins) as u64, whole.heads, "{:?}", &whole);
         prop_assert_eq!(stand_ins, usize::from(whole.refused.is_some()), "{:?}", &whole);
         if let Some(number) = whole.refused {
-            prop_assert_eq!(number, whole.paths.len() as u64, "the fault is told in its place: {:?}", &whole);
+            prop_assert_eq!(number, whole.requests.len() as u64, "the fault is told in its place: {:?}", &whole);
         }
         let (mut pieces, mut rest) = (Vec::new(), &bytes[..]);
         for cut in cuts {
@@ -157,6 +157,36 @@ fn a_head_beyond_the_limit_does_not_pass_however_it_arrives() {
     let long = format!("GET /long HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\nGET /a HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(MAX_HEAD));
     for piece in [1, 1_000, MAX_HEAD - 1, MAX_HEAD, MAX_HEAD + 1, usize::MAX] {
         let seen = pass(long.as_bytes().chunks(piece).collect());
-        assert_eq!(seen, Seen { paths: Vec::new(), heads: 0, refused: None }, "in pieces of {piece}");
+        assert_eq!(seen, Seen { requests: Vec::new(), heads: 0, refused: None }, "in pieces of {piece}");
+    }
+}
+
+/// Some clients of WebSockets send their first message along with the request for one.
+#[test]
+fn what_follows_an_upgrade_waits_for_the_answer_and_then_passes_as_it_is() {
+    let asks = b"GET /d HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n";
+    let message = b"\x81\x04a\n\r\n\x00\x7f";
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    for at in [asks.len(), asks.len() - 3, asks.len() + 2] {
+        let whole = [&asks[..], &message[..]].concat();
+        let mut pieces = vec![&whole[at..], &whole[..at]];
+        let mut gate = Gate::new(MAX_HEAD);
+        let mut passed = |is_upgraded| {
+            let mut bytes = [0; 256];
+            let mut buf = ReadBuf::new(&mut bytes);
+            let read = |_: &mut Context<'_>, buf: &mut ReadBuf<'_>| match pieces.pop() {
+                Some(piece) => {
+                    buf.put_slice(piece);
+                    Poll::Ready(Ok(()))
+                }
+                None => Poll::Pending,
+            };
+            let standing = || Standing { answered: u64::from(is_upgraded), is_upgraded };
+            let _ = gate.poll_read(&mut cx, &mut buf, read, standing, |number, fault| panic!("{number}: {fault}"));
+            buf.filled().to_vec()
+        };
+        assert_eq!(passed(false), asks, "cut at {at}");
+        assert_eq!(passed(false), b"", "cut at {at}");
+        assert_eq!(passed(true), message, "cut at {at}");
     }
 }
