@@ -49,6 +49,7 @@ enum Chunk {
     DataCr,
     DataLf,
     LineStart,
+    TrailerName,
     Trailer,
     TrailerLf,
     EndLf,
@@ -209,19 +210,18 @@ fn next(chunk: Chunk, byte: u8) -> Option<Chunk> {
         (Chunk::Size(size) | Chunk::SizeSpace(size), b';') => Some(Chunk::Extension(size)),
         (Chunk::Size(size) | Chunk::SizeSpace(size), b' ' | b'\t') => Some(Chunk::SizeSpace(size)),
         (Chunk::Size(size), _) => more(size),
-        (Chunk::Extension(_), b'\n') => None,
-        (Chunk::Extension(size), _) => Some(Chunk::Extension(size)),
+        (Chunk::Extension(size), b'\t' | b' '..=b'~' | 0x80..) => Some(Chunk::Extension(size)),
         (Chunk::SizeLf(0), b'\n') | (Chunk::TrailerLf, b'\n') => Some(Chunk::LineStart),
         (Chunk::SizeLf(size), b'\n') => Some(Chunk::Data(size)),
         (Chunk::DataCr, b'\r') => Some(Chunk::DataLf),
         (Chunk::DataLf, b'\n') => Some(Chunk::SizeStart),
         (Chunk::LineStart, b'\r') => Some(Chunk::EndLf),
-        (Chunk::LineStart | Chunk::Trailer, b'\n') => None,
+        (Chunk::TrailerName, b':') => Some(Chunk::Trailer),
+        (Chunk::LineStart | Chunk::TrailerName, _) => head::is_token(&[byte]).then_some(Chunk::TrailerName),
         (Chunk::Trailer, b'\r') => Some(Chunk::TrailerLf),
-        (Chunk::LineStart | Chunk::Trailer, _) => Some(Chunk::Trailer),
-        (Chunk::Data(_) | Chunk::SizeSpace(_) | Chunk::SizeLf(_) | Chunk::DataCr | Chunk::DataLf | Chunk::TrailerLf | Chunk::EndLf, _) => {
-            None
-        }
+        (Chunk::Trailer, b'\t' | b' '..=b'~' | 0x80..) => Some(Chunk::Trailer),
+        (Chunk::Data(_) | Chunk::SizeSpace(_) | Chunk::Extension(_) | Chunk::SizeLf(_) | Chunk::DataCr | Chunk::DataLf, _)
+        | (Chunk::Trailer | Chunk::TrailerLf | Chunk::EndLf, _) => None,
     }
 }
 

@@ -145,6 +145,6 @@ fn no_control(number: usize, line: &[u8]) -> Result<(), HeadFault> {
 }
 
 /// Whether the bytes are a name in the sense of HTTP (RFC 9110, section 5.6.2).
-fn is_token(bytes: &[u8]) -> bool {
+pub fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
 }
