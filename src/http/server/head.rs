@@ -92,15 +92,17 @@ fn header<'a>(number: usize, line: &'a [u8], found: &mut Decisive<'a>) -> Result
         return Err(HeadFault::NoHeader { line: number });
     }
     match name.len() {
-        4 if name.eq_ignore_ascii_case(b"host") => match found.host.replace(value) {
-            Some(_) => return Err(HeadFault::ManyHosts),
-            None => {}
-        },
-        14 if name.eq_ignore_ascii_case(b"content-length") => match found.length.replace(length(value)?) {
+        4 if name.eq_ignore_ascii_case(b"host") => {
+            if found.host.replace(value).is_some() {
+                return Err(HeadFault::ManyHosts);
+            }
+        }
+        14 if name.eq_ignore_ascii_case(b"content-length") => {
             // Even the same number twice: a proxy may have added one of them.
-            Some(_) => return Err(HeadFault::Length),
-            None => {}
-        },
+            if found.length.replace(length(value)?).is_some() {
+                return Err(HeadFault::Length);
+            }
+        }
         17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
             if found.is_chunked || !value.eq_ignore_ascii_case(b"chunked") {
                 return Err(HeadFault::Coding);
