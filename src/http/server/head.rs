@@ -91,26 +91,22 @@ fn header<'a>(number: usize, line: &'a [u8], found: &mut Decisive<'a>) -> Result
     if !is_token(name) {
         return Err(HeadFault::NoHeader { line: number });
     }
-    match name.len() {
-        4 if name.eq_ignore_ascii_case(b"host") => {
-            if found.host.replace(value).is_some() {
-                return Err(HeadFault::ManyHosts);
-            }
+    if name.eq_ignore_ascii_case(b"host") {
+        if found.host.replace(value).is_some() {
+            return Err(HeadFault::ManyHosts);
         }
-        14 if name.eq_ignore_ascii_case(b"content-length") => {
-            // Even the same number twice: a proxy may have added one of them.
-            if found.length.replace(length(value)?).is_some() {
-                return Err(HeadFault::Length);
-            }
+    } else if name.eq_ignore_ascii_case(b"content-length") {
+        // Even the same number twice: a proxy may have added one of them.
+        if found.length.replace(length(value)?).is_some() {
+            return Err(HeadFault::Length);
         }
-        17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
-            if found.is_chunked || !value.eq_ignore_ascii_case(b"chunked") {
-                return Err(HeadFault::Coding);
-            }
-            found.is_chunked = true;
+    } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+        if found.is_chunked || !value.eq_ignore_ascii_case(b"chunked") {
+            return Err(HeadFault::Coding);
         }
-        7 if name.eq_ignore_ascii_case(b"upgrade") => found.asks_upgrade = true,
-        _ => {}
+        found.is_chunked = true;
+    } else if name.eq_ignore_ascii_case(b"upgrade") {
+        found.asks_upgrade = true;
     }
     Ok(())
 }
