@@ -15,6 +15,7 @@ use super::seeds::Seeds;
 use super::url::parse_base_url;
 use super::vocabulary::Status;
 use crate::catalog::model::DEFAULT_MAX_RESPONSE_BYTES;
+use crate::domain::authority::without_passwords;
 use crate::domain::provider::body_edits::BodyEdits;
 use crate::domain::provider::connection::{Api, Connection, HostAddresses, KeySource, ProviderKind, ServerConnection, Timeouts};
 use crate::domain::row::openai::MAX_MODEL_CHARS;
@@ -87,7 +88,7 @@ pub enum UpstreamError {
         rule: String,
     },
     /// The path of the API.
-    #[error("`upstream_api_path` is {path:?}; it {rule}")]
+    #[error("`upstream_api_path` is {:?}; it {rule}", without_passwords(path))]
     ApiPath { path: String, rule: String },
     /// The part before `=`.
     #[error("the model before `=` must be a name of 1 to {MAX_MODEL_CHARS} characters without line breaks; write `URL` or `MODEL=URL`")]

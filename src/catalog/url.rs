@@ -2,6 +2,7 @@
 
 use http::Uri;
 
+use crate::domain::authority;
 use crate::domain::endpoint::Endpoint;
 
 /// Parses the URL below which a provider serves its operations, without trailing slashes.
@@ -25,13 +26,7 @@ pub(super) fn parse_base_url(text: &str) -> Result<Uri, String> {
         // A URL ends up in logs and error messages; a key must not.
         return Err("must hold no user name, password or key; those come from a variable or a file".into());
     }
-    if authority.host().is_empty() {
-        return Err("must name a host".into());
-    }
-    let port_as_written = authority.as_str()[authority.host().len()..].strip_prefix(':');
-    if port_as_written.is_some_and(|port| !matches!(port.parse::<u16>(), Ok(1..))) {
-        return Err("must have a port from 1 to 65535, or none".into());
-    }
+    authority::check(authority).map_err(|rule| rule.to_string())?;
     match Endpoint::ALL.into_iter().find(|endpoint| uri.path().ends_with(endpoint.tail())) {
         // The commonest mistake: the URL of one operation, copied from a curl example.
         Some(endpoint) => Err(format!("must end before `{}`; the operation is added to it", endpoint.tail())),
@@ -89,6 +84,7 @@ mod tests {
             "http://host:0",
             "http://host:99999",
             "http://host:",
+            "http://[host]",
             "http://key@host",
             "http://host/?key=1",
             "http://host/#a",

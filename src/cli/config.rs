@@ -1,8 +1,8 @@
 //! `batchd config show` and `batchd config check`: the effective settings and their origins, before
 //! anything is started.
 //!
-//! The output of `show` is a valid configuration file with the same meaning. Secrets and absent
-//! settings are comments in it.
+//! The output of `show` is a valid configuration file with the same meaning. Secrets, settings that
+//! hold a password and absent settings are comments in it.
 
 use std::io::{self, Write};
 
@@ -63,10 +63,12 @@ const WIDEST: usize = 64;
 
 /// The assignment and its origin. A setting that cannot stand in a configuration file is a comment.
 fn row(effective: &Effective, keys: usize) -> (String, String) {
-    let Effective { setting, value, origin } = effective;
+    let Effective { setting, value, is_redacted, origin } = effective;
     let key = setting.key;
     let commented = keys.saturating_sub(2);
     match (value, setting.placeholder.is_some()) {
+        // As an assignment it would no longer mean the same.
+        (Some(value), true) if *is_redacted => (format!("# {key:commented$} = {value}"), origin.to_string()),
         (Some(value), true) => (format!("{key:keys$} = {value}"), origin.to_string()),
         (Some(words), false) => (format!("# {key:commented$} = [redacted: {words}]"), origin.to_string()),
         (None, _) => (format!("# {key:commented$} ="), format!("{origin}: {}", setting.default.as_deref().unwrap_or("none"))),
@@ -92,6 +94,31 @@ mod tests {
     fn shown_with_origins_and_without_secrets() {
         let settings = Settings::load(&Flags::default(), &HashMap::from(ENV)).unwrap();
         insta::assert_snapshot!(show(&settings));
+    }
+
+    /// A URL with a password is refused later, if at all; the settings are shown before that.
+    #[test]
+    fn a_password_in_a_url_is_not_shown() {
+        let env = HashMap::from([
+            ("HOME", "/home/ada"),
+            ("BATCHD_UPSTREAM", "https://ada:hunter2@a.example/v1, m=http://hunter2@10.0.0.7:8000, http://b.example"),
+            ("BATCHD_UPSTREAM_API_PATH", "http://ada:hunter2@a.example/v1"),
+        ]);
+        let shown = show(&Settings::load(&Flags::default(), &env).unwrap());
+        let rows: Vec<_> = shown.lines().filter(|line| line.contains("upstream  ") || line.contains("api_path")).collect();
+        insta::assert_snapshot!(rows.join("\n"), @r#"
+        # upstream               = ["https://[redacted]@a.example/v1", "m=http://[redacted]@10.0.0.7:8000", "http://b.example"]  # environment BATCHD_UPSTREAM
+        # upstream_api_path      = "http://[redacted]@a.example/v1"  # environment BATCHD_UPSTREAM_API_PATH
+        "#);
+        assert!(!shown.contains("hunter2"), "{shown}");
+        let refused = HashMap::from([
+            ("HOME", "/home/ada"),
+            ("BATCHD_PUBLIC_URL", "https://ada:hunter2@a.example"),
+            ("BATCHD_CORS_ORIGINS", "https://ada:hunter2@b.example"),
+            ("BATCHD_LISTEN", "http://ada:hunter2@127.0.0.1:80"),
+        ]);
+        let faults = Settings::load(&Flags::default(), &refused).unwrap_err().to_string();
+        assert!(!faults.contains("hunter2") && faults.matches("[redacted]@").count() == 3, "{faults}");
     }
 
     #[test]

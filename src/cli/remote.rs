@@ -8,6 +8,7 @@ use super::{FAILURE, USAGE, block_on_result};
 use crate::client::{Client, ClientError};
 use crate::daemon::Environment;
 use crate::daemon::config::resolve_key;
+use crate::domain::authority::without_passwords;
 use crate::domain::provider::connection::KeySource;
 
 /// Holds the key for a daemon that requires one. No flag holds it: command lines are visible to
@@ -29,7 +30,12 @@ impl RemoteArgs {
     /// A client for the daemon; no call is made yet.
     pub(super) fn client(&self, env: &Environment) -> Result<Client, CommandRefused> {
         if !self.url.starts_with("http://") {
-            let message = format!("--url {:?} must begin with `http://`; a daemon's port has no TLS", self.url);
+            let url = without_passwords(&self.url);
+            return Err(CommandRefused::usage(format!("--url {url:?} must begin with `http://`; a daemon's port has no TLS")));
+        }
+        if self.url.contains('@') {
+            // It would stand in every message about a call that failed.
+            let message = format!("--url must hold no user name, password or key; put the key into {KEY_VARIABLE}");
             return Err(CommandRefused::usage(message));
         }
         let base = self.url.trim_end_matches('/');

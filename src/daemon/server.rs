@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
 use super::components::Core;
 use super::config::{AgentRegister, Settings, Switch, WebhookEndpoints};
 use super::lifecycle::{Fate, Finish, Notifier, Shutdown, Tasks, keep_alive, watch_signals};
 use super::server_models::ServerModels;
+use crate::catalog::Catalog;
 use crate::daemon::start_error::{Environment, StartError};
 use crate::domain::org::ledger::Credits;
 use crate::http::{self, Access, Accounts, Api, Origins, UploadLimits};
@@ -80,16 +82,18 @@ impl Daemon {
         let drain = tasks.shutdown().drain().clone();
         let serve = http::serve(listener, router, drain, settings.drain_timeout, core.descriptors.clone());
         tasks.spawn("http", Fate::Essential, serve);
-        let catalog = core.service.catalog.clone();
-        let on_hangup = move || catalog.ask("SIGHUP");
-        watch_signals(&tasks, on_hangup).map_err(ServeError::Environment)?;
+        let hangups = Arc::new(Notify::new());
+        let reloads = reloads(core.service.catalog.clone(), hangups.clone(), notifier.clone(), serving_on(address));
+        let drain = tasks.shutdown().drain().clone();
+        tasks.spawn("reloads", Fate::Optional, async move { _ = drain.run_until_cancelled(reloads).await });
+        watch_signals(&tasks, move || hangups.notify_one()).map_err(ServeError::Environment)?;
         keep_alive(tasks.shutdown(), notifier.clone());
         Ok(Self { address, core, tasks, drain_timeout: settings.drain_timeout, notifier })
     }
 
     /// Tells the service manager that requests are served.
     pub fn announce(&self) {
-        self.notifier.ready(&format!("serving on http://{}", self.address));
+        self.notifier.ready(&serving_on(self.address));
     }
 
     /// The switch that stops the daemon.
@@ -119,6 +123,30 @@ impl Daemon {
         let broken = self.core.service.store.broken();
         self.core.close().await;
         if shutdown.failed() || broken.is_cancelled() { Err(ServeError::Failed) } else { Ok(()) }
+    }
+}
+
+/// The status of a daemon that serves, for the service manager.
+fn serving_on(address: SocketAddr) -> String {
+    format!("serving on http://{address}")
+}
+
+/// Reloads after each SIGHUP and tells the service manager when a reload begins and ends. Signals
+/// that come during a reload lead to one more.
+async fn reloads(catalog: Arc<Catalog>, hangups: Arc<Notify>, notifier: Arc<Notifier>, serving: String) {
+    loop {
+        hangups.notified().await;
+        notifier.reloading();
+        // The manager waits for the end, not for success: the last good catalog stays in force.
+        match catalog.reload("SIGHUP").await {
+            Ok(_) => notifier.ready(&serving),
+            Err(error) => {
+                // A status has one line. The log has all faults.
+                let told = error.to_string();
+                let told: Vec<_> = told.lines().map(str::trim).take(2).collect();
+                notifier.ready(&format!("{serving}; not reloaded: {}", told.join(" ")));
+            }
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use super::access_class::AccessClass;
 use super::admin::{catalog, lanes, orgs};
 use super::layers::access_policy::Origins;
-use super::layers::{auth, request_body, trace};
+use super::layers::{auth, head_fault, request_body, trace};
 use super::ops::metrics;
 use super::response::error;
 use super::route_table::{Listed, RouteEntry, RouteIndex, Table, routes};
@@ -69,6 +69,7 @@ pub fn router(api: Arc<Api>) -> Router {
     }
     router
         .layer(CatchPanicLayer::custom(trace::panicked))
+        .layer(from_fn(head_fault::refuse))
         .layer(from_fn(trace::request))
         // Outside every layer and handler that may answer: none of them has to care about a body
         // that it does not read.

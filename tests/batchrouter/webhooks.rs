@@ -117,6 +117,8 @@ fn receivers_that_may_not_be_called_are_refused() {
         "https://10.0.0.1/",
         "http://169.254.169.254/",
         "https://user:word@example.org/",
+        "https://example.org:65536/",
+        "https://[example.org]/",
         "example.org",
     ] {
         let body = json!({ "items": items(1, "gpt-4o-mini"), "webhook": { "url": url, "secret": SECRET } });

@@ -10,6 +10,7 @@ mod store;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part of the shared support")]
 mod support;
+mod systemd;
 
 use std::io::Write as _;
 use std::path::Path;

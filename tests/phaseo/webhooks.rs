@@ -76,6 +76,8 @@ fn endpoints_are_made_changed_tried_out_and_deleted() {
     for (field, reason) in [
         (json!({}), "webhook_url_required"),
         (json!({ "url": "nonsense" }), "webhook_url_invalid"),
+        (json!({ "url": "https://example.org:65536/" }), "webhook_url_invalid"),
+        (json!({ "url": "https://[example.org]/" }), "webhook_url_invalid"),
         (json!({ "url": "http://example.org/" }), "webhook_url_must_use_https"),
         (json!({ "url": "https://10.0.0.1/" }), "webhook_url_private_network_not_allowed"),
         (json!({ "url": "https://example.org/", "name": "n".repeat(121) }), "webhook_name_invalid"),

@@ -11,6 +11,7 @@ use crate::catalog::archive::{FOLDERS, is_seed};
 use crate::catalog::{Archive, Merged, SeedPlace, load_archive, merge_server, read_dir, schemas};
 use crate::cli::{block_on_result, say};
 use crate::daemon::{DiscoveredModels, Environment, discover_models};
+use crate::domain::authority::without_passwords;
 
 /// Servers that are asked at the same time.
 const ASKED_AT_ONCE: usize = 16;
@@ -72,7 +73,7 @@ pub fn discover(args: &DiscoverArgs, env: Environment) -> Result<u8, CommandRefu
     let before = if has_seeds(&args.into) { read_dir(&args.into)? } else { Archive::default() };
     let (mut files, mut told, mut made) = (before.clone(), Vec::new(), Vec::new());
     for (url, found) in args.urls.iter().zip(found) {
-        let DiscoveredModels { models, api_path } = found.map_err(|error| refused(format!("{url}: {error}")))?;
+        let DiscoveredModels { models, api_path } = found.map_err(|error| refused(format!("{}: {error}", without_passwords(url))))?;
         let id = args.id.clone().unwrap_or_else(|| id_of(url));
         let place = SeedPlace { base_url: url.trim_end_matches('/'), api_path: api_path.as_deref(), key_env: args.key_env.as_deref() };
         // What this command has just made is no file that exists.

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use http::uri::Authority;
 use tracing_subscriber::EnvFilter;
 
 use super::environment::Strings;
@@ -10,6 +11,7 @@ use super::error::{Origin, SettingFault};
 use super::load::note_secret;
 use super::secret::{add, key, key_lines, read};
 use super::settings::{Settings, setting, unquoted};
+use crate::domain::authority;
 
 /// Reads the secrets that the environment and the files hold.
 pub(super) fn read_secrets(settings: &mut Settings, env: &dyn Strings, faults: &mut Vec<SettingFault>) {
@@ -121,5 +123,8 @@ fn is_loopback(address: SocketAddr) -> bool {
 /// Whether the text is `*`, or scheme, host and port with nothing after them.
 fn is_origin(text: &str) -> bool {
     let behind_scheme = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    text == "*" || behind_scheme.is_some_and(|host| host.parse::<http::uri::Authority>().is_ok_and(|a| !a.as_str().contains('@')))
+    text == "*"
+        || behind_scheme.is_some_and(|host| {
+            host.parse::<Authority>().is_ok_and(|named| !named.as_str().contains('@') && authority::check(&named).is_ok())
+        })
 }

@@ -34,7 +34,7 @@ pub struct SettingFault {
     /// Its key in the configuration file.
     pub setting: &'static str,
     pub origin: Origin,
-    /// The value as it was written; absent for secrets.
+    /// The value as it was written, without passwords; absent for secrets.
     pub value: Option<String>,
     /// What is wrong and what would be legal.
     pub reason: String,

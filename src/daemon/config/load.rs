@@ -1,5 +1,6 @@
 //! Resolves the effective settings: command line, then environment, then file, then default.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use super::check;
@@ -7,6 +8,7 @@ use super::environment::Strings;
 use super::error::{ConfigError, Origin, SettingFault};
 use super::settings::{Setting, Settings, Written, merge, setting, unquoted};
 use super::value::Value;
+use crate::domain::authority::without_passwords;
 
 /// Names the configuration file when no flag does.
 const CONFIG_VARIABLE: &str = "BATCHD_CONFIG";
@@ -25,8 +27,11 @@ pub struct Flags {
 #[derive(Debug, Clone)]
 pub struct Effective {
     pub setting: &'static Setting,
-    /// As TOML; `None` when the setting is absent. For a secret: the number of secrets, in words.
+    /// As TOML, without passwords; `None` when the setting is absent. For a secret: the number of
+    /// secrets, in words.
     pub value: Option<String>,
+    /// Whether the value had a password.
+    pub is_redacted: bool,
     pub origin: Origin,
 }
 
@@ -105,7 +110,10 @@ impl Sources<'_> {
             let reason = format!("must be from {} to {}", unquoted(&low.toml()), unquoted(&high.toml()));
             self.faults.push(SettingFault { setting: setting.key, origin: origin.clone(), value: Some(value.toml()), reason });
         }
-        self.effective.push(Effective { setting, value: value.as_ref().map(Value::toml), origin });
+        let written = value.as_ref().map(Value::toml);
+        let shown = written.as_deref().map(without_passwords);
+        let is_redacted = shown.as_deref() != written.as_deref();
+        self.effective.push(Effective { setting, value: shown.map(Cow::into_owned), is_redacted, origin });
         value
     }
 
@@ -115,7 +123,7 @@ impl Sources<'_> {
             Ok(None) => return None,
             Ok(Some(text)) => match T::parse(&text) {
                 Ok(value) => return Some((value, origin)),
-                Err(reason) => (Some(text), reason),
+                Err(reason) => (Some(without_passwords(&text).into_owned()), reason),
             },
             Err(fault) => (None, fault.to_string()),
         };
@@ -162,5 +170,5 @@ pub(super) fn parse_file(path: &Path, text: &str) -> Result<Written, ConfigError
 /// Notes the effective value of a secret without showing it.
 pub(super) fn note_secret(settings: &mut Settings, key: &'static str, found: Option<(String, Origin)>) {
     let (value, origin) = found.map_or((None, Origin::Default), |(words, origin)| (Some(words), origin));
-    settings.effective.push(Effective { setting: setting(key), value, origin });
+    settings.effective.push(Effective { setting: setting(key), value, is_redacted: false, origin });
 }

@@ -312,8 +312,9 @@ settings! {
     cancel_grace_local: value DurationText = DurationText::from_secs(0), range DurationText::from_secs(0), DurationText::from_secs(3_600);
 
     /// Whether rows that make the same request share one call and its answer: `off`, the rows of a
-    /// `batch`, or those of all batches of an API `key`. The others then cost nothing. Rows that are
-    /// to be samples of one prompt must differ, or this must be off.
+    /// `batch`, or, with `key`, those of all batches of an organisation, whichever of its API keys
+    /// made them; for the operator's own keys, those of one key. The others then cost nothing. Rows
+    /// that are to be samples of one prompt must differ, or this must be off.
     dedup: value Dedup = Dedup::Off;
 
     /// Older answers are not given to other rows.

@@ -40,6 +40,15 @@ impl Notifier {
         self.send(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
+    /// Reports that a reload has begun. The manager takes it for an answer to its own signal if the
+    /// time is later than that of the signal; [`Self::ready`] ends the reload.
+    pub fn reloading(&self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => self.send(&[NotifyState::Reloading, now, NotifyState::Status("reloading")]),
+            Err(error) => tracing::warn!(%error, "cannot notify the service manager of a reload"),
+        }
+    }
+
     /// Reports that the stop has begun and may take until `within` from now, whatever the unit's
     /// own timeout is.
     pub fn stopping(&self, within: Duration) {
@@ -97,14 +106,29 @@ mod tests {
         String::from_utf8_lossy(&buffer[..length]).into_owned()
     }
 
+    /// As the manager reads its clock, in microseconds.
+    fn monotonic() -> i128 {
+        match NotifyState::monotonic_usec_now().unwrap() {
+            NotifyState::MonotonicUsec(micros) => micros,
+            other => panic!("{other}"),
+        }
+    }
+
     #[test]
-    fn readiness_and_stop_reach_the_manager() {
+    fn readiness_reload_and_stop_reach_the_manager() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let manager = UnixDatagram::bind(&path).unwrap();
         let notifier = Notifier::from_env(&HashMap::from([("NOTIFY_SOCKET", path.to_str().unwrap())]));
         notifier.ready("listening on 127.0.0.1:7400");
         assert_eq!(heard(&manager), "READY=1\nSTATUS=listening on 127.0.0.1:7400\n");
+        let before = monotonic();
+        notifier.reloading();
+        let heard_of_reload = heard(&manager);
+        let lines: Vec<_> = heard_of_reload.lines().collect();
+        let [first, time, "STATUS=reloading"] = lines[..] else { panic!("{heard_of_reload}") };
+        let micros: i128 = time.strip_prefix("MONOTONIC_USEC=").unwrap().parse().unwrap();
+        assert!(first == "RELOADING=1" && (before..=monotonic()).contains(&micros), "{heard_of_reload}");
         notifier.stopping(Duration::from_secs(40));
         assert_eq!(heard(&manager), "STOPPING=1\nEXTEND_TIMEOUT_USEC=40000000\nSTATUS=draining\n");
         assert_eq!(notifier.watchdog(), None);

@@ -24,8 +24,9 @@ pub enum Dedup {
     Off,
     /// The rows of one batch share answers.
     Batch,
-    /// The rows of all batches of one API key share answers. Rows of two keys never do: how fast an
-    /// answer comes would tell one client what another has asked.
+    /// The rows of all batches of one owner share answers: of an organisation, whichever of its API
+    /// keys made them, or of one of the operator's own keys. Rows of two owners never do: how fast
+    /// an answer comes would tell one client what another has asked.
     Key,
 }
 

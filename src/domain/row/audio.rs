@@ -17,6 +17,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::openai::{RowFault, kind, string};
+use crate::domain::authority;
 use crate::domain::batch::problem::ProblemCode;
 use crate::domain::file::ANY_TYPE;
 use crate::domain::id::FileId;
@@ -150,7 +151,9 @@ fn url(text: Cow<'_, str>) -> Result<Recording<'_>, String> {
         return Err(format!("{rule}; this one has more than {MAX_URL} bytes"));
     }
     let uri = text.parse::<Uri>().ok().filter(|uri| uri.authority().is_some() && matches!(uri.scheme_str(), Some("http" | "https")));
-    uri.map(Recording::At).ok_or_else(|| rule.to_owned())
+    let uri = uri.ok_or(rule)?;
+    uri.authority().map_or(Ok(()), authority::check).map_err(|fault| fault.to_string())?;
+    Ok(Recording::At(uri))
 }
 
 fn data_url(url: Cow<'_, str>) -> Result<DataUrl<'_>, String> {
@@ -280,6 +283,7 @@ mod tests {
             r#"{"file_url":"ftp://a.test/b.mp3"}"#.into(),
             r#"{"file_url":"/b.mp3"}"#.into(),
             r#"{"file_url":"https:/b.mp3"}"#.into(),
+            r#"{"file_url":"https://a.test:65536/b.mp3"}"#.into(),
             format!(r#"{{"file_url":"https://a.test/{}"}}"#, "x".repeat(MAX_URL)),
             r#"{"file_url":"data:audio/wav;base64"}"#.into(),
             r#"{"file_url":"data:audio/wav,hello"}"#.into(),

@@ -8,6 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use http::Uri;
 
+use crate::domain::authority::{self, AuthorityFault};
+
 /// Which servers may be called. Receivers are called by `https`, except as said here; sources by `http`
 /// as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +32,9 @@ pub enum Unwanted {
     NotHttp,
     #[error("must not hold a user name or a password")]
     Credentials,
+    /// Its host or its port does not exist.
+    #[error(transparent)]
+    Authority(#[from] AuthorityFault),
     #[error("must not lead to an address that only this machine or its network can reach")]
     Private,
 }
@@ -51,6 +56,7 @@ impl Targets {
             Some("http") if self == Self::PublicAndLoopback && leads_home(url) => {}
             Some(_) | None => return Err(Unwanted::NotHttps),
         }
+        authority::check(authority)?;
         match address.is_none_or(|address| self.allows(address)) {
             true => Ok(()),
             false => Err(Unwanted::Private),
@@ -70,6 +76,7 @@ impl Targets {
         if authority.as_str().contains('@') {
             return Err(Unwanted::Credentials);
         }
+        authority::check(authority)?;
         match literal(url).is_none_or(|address| self.allows(address)) {
             true => Ok(()),
             false => Err(Unwanted::Private),
@@ -197,6 +204,17 @@ mod tests {
             assert_eq!(check(Targets::Public, url), Err(Unwanted::Private), "{url}");
         }
         assert_eq!(check(Targets::Public, "https://a.test:8443/hook?x=1"), Ok(()));
+        for targets in [Targets::Public, Targets::PublicAndLoopback, Targets::Any] {
+            for (url, fault) in [
+                ("https://a.test:65536/", AuthorityFault::Port),
+                ("https://a.test:0/", AuthorityFault::Port),
+                ("https://[a.test]/", AuthorityFault::Brackets),
+                ("https://[127.0.0.1]/", AuthorityFault::Brackets),
+            ] {
+                assert_eq!(check(targets, url), Err(Unwanted::Authority(fault)), "{url}");
+                assert_eq!(targets.check_source(&url.parse().unwrap()), Err(Unwanted::Authority(fault)), "{url}");
+            }
+        }
         for url in ["http://127.0.0.1:3000/", "http://localhost:1/", "https://localhost/"] {
             assert_eq!(check(Targets::PublicAndLoopback, url), Ok(()), "{url}");
         }

@@ -3,5 +3,6 @@
 pub mod access_policy;
 pub mod auth;
 pub mod caller;
+pub mod head_fault;
 pub mod request_body;
 pub mod trace;

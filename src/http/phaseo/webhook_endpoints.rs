@@ -95,6 +95,7 @@ pub fn url_of(api: &Api, text: Option<&str>) -> Result<String, Refusal> {
     match api.accounts.targets.check(&url) {
         Ok(()) => Ok(text.to_owned()),
         Err(error @ Unwanted::Private) => Err(invalid("webhook_url_private_network_not_allowed", format!("`url` {error}"))),
+        Err(error @ Unwanted::Authority(_)) => Err(invalid("webhook_url_invalid", format!("`url` {error}"))),
         Err(error) if url.scheme_str() != Some("https") => Err(invalid("webhook_url_must_use_https", format!("`url` {error}"))),
         Err(error) => Err(invalid("webhook_url_invalid", format!("`url` {error}"))),
     }

@@ -5,22 +5,24 @@
 //! pings, nor a client that sends requests and reads no answers. And hyper closes a connection at
 //! once when a request was answered before all of it arrived: what arrives afterwards makes the
 //! kernel send a reset, and a client that gets a reset may never see the answer. So such a
-//! connection is first closed in one direction only (RFC 9112, section 9.6).
+//! connection is first closed in one direction only (RFC 9112, section 9.6). What arrives passes the
+//! gate of [`super::gate`] on its way to hyper.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::HttpBody;
 use axum::http::header::CONNECTION;
-use axum::http::{HeaderValue, Response, StatusCode};
+use axum::http::{HeaderValue, Request, Response, StatusCode};
 use futures_util::TryFutureExt;
 use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
@@ -31,6 +33,9 @@ use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::MAX_HEAD;
+use super::gate::{Gate, Standing};
+use crate::http::layers::head_fault::HeadFault;
 use crate::http::layers::request_body::Unread;
 
 /// How long and how many bytes are read from a client that has its answer and is still sending.
@@ -75,12 +80,19 @@ pub async fn run(
     patience: Patience,
 ) {
     course.http2.store(http2, Ordering::Relaxed);
+    let mut gate = Gate::new(MAX_HEAD);
+    if http2 {
+        gate.open();
+    }
     let (service, seen) = (TowerToHyperService::new(router), course.clone());
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let exchange = seen.begins();
+        if let Some(fault) = seen.fault() {
+            request.extensions_mut().insert(fault);
+        }
         service.call(request).map_ok(move |response| exchange.answered(response))
     });
-    let stream = Impatient { stream, _slot: slot, course: course.clone(), limit: patience.write, timer: None, linger: None };
+    let stream = Impatient { stream, gate, _slot: slot, course: course.clone(), limit: patience.write, timer: None, linger: None };
     let io = TokioIo::new(stream);
     let mut connection = Box::pin(builder.serve_connection_with_upgrades(io, service).into_owned());
     let over = async {
@@ -114,6 +126,11 @@ pub struct Course {
     state: AtomicU8,
     /// The number of exchanges that have not ended.
     running: AtomicUsize,
+    /// The number of exchanges that have begun, and of those whose answer has begun.
+    begun: AtomicU64,
+    answered: AtomicU64,
+    /// The number of the exchange whose request cannot be taken as it is, from 1, and why.
+    refused: OnceLock<(u64, HeadFault)>,
     leaves: AtomicBool,
     leave: Notify,
 }
@@ -135,6 +152,9 @@ impl Course {
             times: Mutex::new(Times { began: now, ended: now }),
             state: AtomicU8::new(ANSWERED),
             running: AtomicUsize::new(0),
+            begun: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            refused: OnceLock::new(),
             leaves: AtomicBool::new(false),
             leave: Notify::new(),
         }
@@ -162,7 +182,19 @@ impl Course {
     fn begins(self: &Arc<Self>) -> Exchange {
         self.times().began = Instant::now();
         self.running.fetch_add(1, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
         Exchange(self.clone())
+    }
+
+    /// What is wrong with the head of the request that has just begun. With HTTP/1.1, requests begin
+    /// in the order in which their heads have arrived.
+    fn fault(&self) -> Option<HeadFault> {
+        let (number, fault) = self.refused.get()?;
+        (*number == self.begun.load(Ordering::Relaxed)).then_some(*fault)
+    }
+
+    fn standing(&self) -> Standing {
+        Standing { answered: self.answered.load(Ordering::Relaxed), is_upgraded: self.state() == UPGRADED }
     }
 
     /// Since when the connection has had nothing to do; `None` while it has, and once it was asked
@@ -212,6 +244,7 @@ impl Exchange {
             _ => ANSWERED,
         };
         course.state.store(state, Ordering::Relaxed);
+        course.answered.fetch_add(1, Ordering::Relaxed);
         if course.others_wait.load(Ordering::Relaxed) && !upgrades && !course.is_http2() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -253,6 +286,7 @@ impl<B: HttpBody + Unpin> HttpBody for Ending<B> {
 /// that the client can read to the end of what was written.
 struct Impatient {
     stream: TcpStream,
+    gate: Gate,
     /// Released when the stream is closed.
     _slot: OwnedSemaphorePermit,
     course: Arc<Course>,
@@ -292,12 +326,25 @@ impl Impatient {
 
 impl AsyncRead for Impatient {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.course.reads();
-        }
-        read
+        let Self { stream, gate, course, .. } = &mut *self;
+        let read = |cx: &mut Context<'_>, buf: &mut ReadBuf<'_>| {
+            let before = buf.filled().len();
+            let read = Pin::new(&mut *stream).poll_read(cx, buf);
+            if buf.filled().len() > before {
+                course.reads();
+            }
+            read
+        };
+        // Only one head can be at fault: nothing passes behind it.
+        gate.poll_read(
+            cx,
+            buf,
+            read,
+            || course.standing(),
+            |number, fault| {
+                let _ = course.refused.set((number, fault));
+            },
+        )
     }
 }
 

@@ -2,11 +2,15 @@
 //! a close that lets requests in flight finish. When the kernel has no descriptor for a client, the
 //! client waits: a failed accept never ends the loop, and never makes it spin.
 //!
-//! TLS is left to a proxy in front. hyper itself answers a request that is not HTTP, before any of
-//! our code runs, and so without our envelope.
+//! TLS is left to a proxy in front. What two programs may read differently in an HTTP/1.1 request is
+//! refused ([`gate`]). hyper itself answers a head that is too long, before any of our code runs, and
+//! so without our envelope.
 
 pub mod connection;
 pub mod crowd;
+mod framing;
+mod gate;
+mod head;
 
 use std::io;
 use std::time::Duration;

@@ -7,6 +7,7 @@ mod control;
 mod errors;
 mod feed;
 mod files;
+mod heads;
 mod lanes;
 mod leftovers;
 mod quotes;
