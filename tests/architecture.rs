@@ -20,7 +20,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("store", &["domain"]),
     ("webhooks", &["domain", "descriptors", "store", "provider"]),
     ("executor", &["domain", "catalog", "flow", "quote", "store", "provider"]),
-    ("service", &["domain", "descriptors", "catalog", "quote", "store", "executor"]),
+    ("service", &["domain", "descriptors", "catalog", "flow", "quote", "store", "executor"]),
     ("http", &["domain", "descriptors", "catalog", "quote", "store", "executor", "webhooks", "service"]),
     ("daemon", &["domain", "descriptors", "catalog", "quote", "store", "provider", "executor", "webhooks", "service", "http"]),
     ("client", &["domain"]),

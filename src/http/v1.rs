@@ -46,7 +46,7 @@ async fn create_by_body(api: &Arc<Api>, caller: Caller, headers: &HeaderMap, req
     // A small body is read at once; a body that may be large waits until there is room for it.
     let (_held, body) = match announced_bytes(headers) {
         Some(small) if small <= Object::MAX_BYTES => (None, read_json(request, api, most).await?),
-        _ => read_held(request, api, most).await.map(|(held, body)| (Some(held), body))?,
+        _ => read_held(request, api, caller.owner(), most).await.map(|(held, body)| (Some(held), body))?,
     };
     Ok(match of_create(&body) {
         Dialect::BatchRouter => batchrouter::batches::create_from(api, caller, headers, body).await.into_response(),

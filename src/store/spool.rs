@@ -4,8 +4,9 @@
 //! Files that are left in `spool/` when the store opens belonged to a process that died; they are
 //! removed.
 
-use std::io::Write;
+use std::io::{Read, Write};
 
+use bytes::Bytes;
 use md5::Md5;
 use sha2::{Digest, Sha256};
 
@@ -97,6 +98,17 @@ impl Spool {
     /// Bytes written so far.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// The content, which is not kept on disk. Blocks.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn into_bytes(self) -> Result<Bytes, StoreError> {
+        let mut content = Vec::with_capacity(usize::try_from(self.bytes).unwrap_or(0));
+        let mut file = self.place.folder.open(&self.place.name)?;
+        file.read_to_end(&mut content).map_err(|e| self.place.error("reading", &e))?;
+        Ok(content.into())
     }
 
     /// Makes the content durable. Blocks.

@@ -72,7 +72,7 @@ struct JsonUpload {
 
 async fn from_json(api: &Arc<Api>, caller: &Caller, request: Request) -> Result<Response, Refusal> {
     let most = api.service.limits.quotes.max_body_bytes;
-    let (_held, body) = read_held(request, api, most).await.map_err(too_large)?;
+    let (_held, body) = read_held(request, api, caller.owner(), most).await.map_err(too_large)?;
     let upload: JsonUpload = serde_json::from_slice(&body).map_err(|error| match error.is_data() {
         true => Refusal::invalid("invalid_batch_file", format!("the body must be an object with the texts `purpose` and `file`: {error}")),
         false => not_json(&error).into(),

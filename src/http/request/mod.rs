@@ -69,8 +69,7 @@ pub fn not_json(error: &serde_json::Error) -> ApiError {
 /// # Errors
 /// When the body is not JSON by its content type, is too long, or is cut.
 pub async fn read_json(request: Request, api: &Api, most: u64) -> Result<Bytes, ApiError> {
-    check_json_type(request.headers())?;
-    check_encoding(request.headers())?;
+    check_json(request.headers())?;
     let body = read_small(request, api, most).await?;
     match body.is_empty() {
         true => Err(ApiError::new(Code::InvalidJson, "the body is empty; it must be a JSON object")),
@@ -82,6 +81,12 @@ pub async fn read_json(request: Request, api: &Api, most: u64) -> Result<Bytes, 
 pub fn media_type(headers: &HeaderMap) -> Option<String> {
     let text = headers.get(CONTENT_TYPE)?.to_str().ok()?;
     Some(text.split(';').next().unwrap_or(text).trim().to_ascii_lowercase())
+}
+
+/// Checks that a request sends JSON, as it is.
+fn check_json(headers: &HeaderMap) -> Result<(), ApiError> {
+    check_json_type(headers)?;
+    check_encoding(headers)
 }
 
 fn check_json_type(headers: &HeaderMap) -> Result<(), ApiError> {
@@ -116,6 +121,11 @@ fn too_large(most: u64) -> ApiError {
     ApiError::new(Code::TooLarge, format!("this JSON body may have at most {most} bytes"))
 }
 
+/// The error of a body that could not be read to its end.
+fn cut_short(fate: &Fate, api: &Api) -> ApiError {
+    fate.blame(api.limits.body_idle).unwrap_or_else(|| ApiError::incomplete("the body could not be read to its end"))
+}
+
 async fn read_small(request: Request, api: &Api, most: u64) -> Result<BytesMut, ApiError> {
     let too_large = || too_large(most);
     if announced_bytes(request.headers()).is_some_and(|bytes| bytes > most) {
@@ -125,8 +135,7 @@ async fn read_small(request: Request, api: &Api, most: u64) -> Result<BytesMut, 
     let mut body = request.into_body();
     let mut read = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let cut = |_| fate.blame(api.limits.body_idle).unwrap_or_else(|| ApiError::incomplete("the body could not be read to its end"));
-        let Ok(data) = frame.map_err(cut)?.into_data() else { continue };
+        let Ok(data) = frame.map_err(|_| cut_short(&fate, api))?.into_data() else { continue };
         if (read.len() + data.len()) as u64 > most {
             return Err(too_large());
         }

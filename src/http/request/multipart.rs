@@ -233,7 +233,8 @@ pub async fn spool_body(request: Request, api: &Api, cap: Cap) -> Result<Spool, 
     Ok(write(spool, gathered).await?.0)
 }
 
-async fn write(mut spool: Spool, mut bytes: BytesMut) -> Result<(Spool, BytesMut), StoreError> {
+/// Appends bytes; returns the emptied buffer.
+pub(super) async fn write(mut spool: Spool, mut bytes: BytesMut) -> Result<(Spool, BytesMut), StoreError> {
     blocking(move || {
         spool.write(&bytes)?;
         bytes.clear();

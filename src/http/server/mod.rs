@@ -30,6 +30,10 @@ use crate::descriptors::{Descriptors, is_refusal};
 const HEADER_READ: Duration = Duration::from_secs(30);
 /// Bytes of the head of a request; a longer head is answered with 431.
 const MAX_HEAD: usize = 64 << 10;
+/// Requests that one HTTP/2 connection may have under way, and bytes of each of their answers that wait
+/// to be sent: a client that reads nothing must not hold much.
+const MAX_STREAMS: u32 = 32;
+const SEND_AHEAD: usize = 64 << 10;
 /// How often an idle HTTP/2 connection is pinged to learn whether the client is still there.
 const PING: Duration = Duration::from_secs(30);
 /// The bytes that every HTTP/2 connection begins with.
@@ -106,7 +110,13 @@ pub async fn serve_with(
 fn builder(http2: bool) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ).max_buf_size(MAX_HEAD);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING).max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING)
+        .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_send_buf_size(SEND_AHEAD);
     if http2 { builder.http2_only() } else { builder.http1_only() }
 }
 

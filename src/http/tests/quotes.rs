@@ -269,7 +269,7 @@ async fn what_cannot_be_meant_is_an_invalid_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_trickles_in_does_not_keep_room_from_others_for_ever() {
+async fn a_body_that_trickles_in_keeps_no_room_from_others_and_is_given_up() {
     let bench = Bench::new().await;
     let trickle = || {
         let pieces = futures_util::stream::unfold((), |()| async {
@@ -278,14 +278,13 @@ async fn a_body_that_trickles_in_does_not_keep_room_from_others_for_ever() {
         });
         Body::from_stream(pieces)
     };
-    // Each body may become as long as the limit, 20 MiB, and there is room for six at the same
-    // time.
+    // Each body may become as long as the limit, 20 MiB: there would be room for six at the same time.
     let headers = [("content-type", "application/json")];
     let slow = (0..10).map(|_| bench.call("POST", "/v1/quotes/model", &headers, trickle()));
     let started = tokio::time::Instant::now();
     let replies = futures_util::future::join_all(slow).await;
     let of = |status: u16| replies.iter().filter(|reply| reply.status == status).count();
-    assert_eq!((of(400), of(503)), (6, 4), "{}", replies[0].text());
+    assert_eq!(of(400), 10, "{}", replies[0].text());
     assert!(replies[0].text().contains("took longer than 110 seconds"), "{}", replies[0].text());
     assert!(started.elapsed() < Duration::from_secs(200), "{:?}", started.elapsed());
     assert_eq!(bench.post("/v1/quotes/model", &json!({"items": [item("a", "gpt-4o-mini")]})).await.status, 200);

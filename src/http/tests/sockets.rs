@@ -245,3 +245,49 @@ async fn a_client_that_reads_no_answers_is_cut() {
     let cut = async { while stream.write_all(requests.as_bytes()).await.is_ok() {} };
     tokio::time::timeout(Duration::from_secs(10), cut).await.expect("the connection stays");
 }
+
+fn quote_head(bytes: usize) -> String {
+    format!(
+        "POST /v1/quotes/model HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {bytes}\r\n\r\n"
+    )
+}
+
+#[tokio::test]
+async fn a_body_that_is_announced_and_does_not_come_keeps_no_room_from_others() {
+    let served = served(40, |_| ()).await;
+    let mut slow = Vec::new();
+    for number in 0..20 {
+        let mut stream = TcpStream::connect(served.address).await.unwrap();
+        let begin = if number == 0 { " ".repeat(200 << 10) } else { "{".to_owned() };
+        stream.write_all((quote_head(20 << 20) + &begin).as_bytes()).await.unwrap();
+        slow.push(stream);
+    }
+    while served.spooled() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let body = r#"{"items":[{"customer_item_id":"a","model":"gpt-4o-mini","input":{"input":"hello"}}]}"#;
+    let asked = quote_head(body.len()) + body;
+    let answer = tokio::time::timeout(Duration::from_secs(20), served.exchange(asked.as_bytes(), false)).await;
+    let answer = answer.expect("others wait for what has not come");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert_eq!(served.spooled(), 1, "only what has come is on disk");
+    drop(slow);
+    while served.spooled() > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn an_http2_connection_has_few_streams() {
+    let served = served(10, |_| ()).await;
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await.unwrap();
+    assert_eq!(head[3], 4, "the settings come first");
+    let mut settings = vec![0; usize::from(head[2]) + 256 * usize::from(head[1])];
+    stream.read_exact(&mut settings).await.unwrap();
+    let most =
+        settings.chunks(6).find(|setting| setting[..2] == [0, 3]).map(|setting| u32::from_be_bytes(setting[2..6].try_into().unwrap()));
+    assert_eq!(most, Some(32));
+}

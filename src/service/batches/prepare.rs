@@ -71,7 +71,7 @@ impl Service {
             }
             Items::Inline(items) => {
                 let (service, quote) = (self.clone(), quote.clone());
-                self.turns.take(move || service.prepare_inline(&items, &quote, defaults, prepaid)).await
+                self.turns.take(quote.org, move || service.prepare_inline(&items, &quote, defaults, prepaid)).await
             }
         }
     }

@@ -70,7 +70,7 @@ impl Service {
                 }
             }
         };
-        let quoted = self.turns.take(quoting).await?;
+        let quoted = self.turns.take(org, quoting).await?;
         self.store.add_quote(quoted.quote.clone()).await?;
         Ok(quoted)
     }

@@ -97,7 +97,7 @@ impl Service {
             let MadeQuote { quote, outcome, read: _ } = service.quote_items(&written, &request, org, account)?;
             Ok(Quote { shown: show(&outcome), ..quote })
         };
-        self.turns.take(making).await
+        self.turns.take(org, making).await
     }
 
     /// Makes a quote of items at once. The quote is neither kept nor rendered yet. Blocks.

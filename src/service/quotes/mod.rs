@@ -32,7 +32,7 @@ impl Service {
     /// # Errors
     /// When there is no such quote, or it belongs to another organisation, is used or has expired.
     pub async fn usable_quote(&self, org: OrgId, id: QuoteId) -> Result<Quote, ServiceError> {
-        let look = self.turns.look().await?;
+        let look = self.turns.look(org).await;
         let KeptQuote { quote, batch } = self.quote(org, id).await?;
         // The client's view may be long and is not needed here, so the quote waits for its turn
         // without it.

@@ -39,7 +39,7 @@ pub async fn create(
 ) -> Result<Response, Refusal> {
     api.check_open()?;
     let most = api.service.limits.quotes.max_body_bytes;
-    let (_held, body) = read_held(request, &api, most).await.map_err(|error| Refusal::of_body(error, most))?;
+    let (_held, body) = read_held(request, &api, caller.owner(), most).await.map_err(|error| Refusal::of_body(error, most))?;
     create_from(&api, caller, &headers, body).await
 }
 
@@ -82,7 +82,7 @@ async fn read(api: &Api, caller: &Caller, headers: &HeaderMap, body: Bytes) -> R
         let once = once(&headers, &caller, &body)?;
         Ok((CreateBody::read(&body)?, once))
     };
-    api.service.turns.take(reading).await
+    api.service.turns.take(caller.org, reading).await
 }
 
 /// The idempotency key that a create must have, bound to the content of the body.

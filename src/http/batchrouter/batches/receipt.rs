@@ -51,7 +51,7 @@ pub async fn receipt(api: &Api, batch: &Batch) -> Result<Option<Value>, ApiError
     let Some(reservation) = api.service.store.reservation(batch.spec.id).await? else { return Ok(None) };
     let Some(settled) = reservation.settlement else { return Ok(None) };
     let Receipt { lanes, unreadable, .. } = api.service.store.receipt(batch.spec.id).await?.unwrap_or_default();
-    let _look = api.service.turns.look().await?;
+    let _look = api.service.turns.look(batch.spec.org).await;
     let kept = api.service.store.quote(order.quote).await?;
     let now = moment(api.service.clock.now());
     let settled_at = ended(&batch.state).map(moment);

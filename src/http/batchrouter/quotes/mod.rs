@@ -29,7 +29,7 @@ pub async fn create(State(api): State<Arc<Api>>, Extension(caller): Extension<Ca
     api.check_room(0)?;
     let service = &api.service;
     let most = service.limits.quotes.max_body_bytes;
-    let (_held, body) = read_held(request, &api, most).await.map_err(|error| Refusal::of_body(error, most))?;
+    let (_held, body) = read_held(request, &api, caller.owner(), most).await.map_err(|error| Refusal::of_body(error, most))?;
     let quote = service.make_quote(caller.org, move |service| body::read(service, caller.org, &body), object::shown).await?;
     let shown = quote.shown.clone();
     tracing::info!(quote = %quote.id, "quote made");
@@ -44,7 +44,7 @@ pub async fn read(
     id: Result<PathId<QuoteId>, ApiError>,
 ) -> Result<Response, Refusal> {
     let PathId(id) = id?;
-    let _look = api.service.turns.look().await?;
+    let _look = api.service.turns.look(caller.org).await;
     let KeptQuote { quote, batch } = api.service.quote(caller.org, id).await?;
     let status = match batch {
         Some(_) => "accepted",

@@ -61,7 +61,7 @@ pub async fn create(
     let made = async {
         api.check_open()?;
         let most = api.service.limits.quotes.max_body_bytes;
-        let read = read_held(request, &api, most).await;
+        let read = read_held(request, &api, caller.owner(), most).await;
         let (_held, body) = read.map_err(|error| Refusal::of_body(error, most))?;
         made(&api, &caller, &context, &headers, body).await
     };
@@ -132,7 +132,7 @@ async fn prepare(api: &Api, caller: &Caller, body: Bytes, key: Option<String>) -
         };
         Ok(PreparedCreate { asked, rows, endpoint, once })
     };
-    api.service.turns.take(reading).await
+    api.service.turns.take(caller.org, reading).await
 }
 
 /// The rows of a create.
