@@ -6,7 +6,7 @@ use rust_decimal::Decimal;
 
 use super::Output;
 use crate::domain::money::Usd;
-use crate::domain::org::ledger::micros_up;
+use crate::domain::org::ledger::{micros_down, micros_up};
 use crate::domain::usage::Usage;
 
 /// Tokens added for what surrounds a body.
@@ -34,6 +34,12 @@ pub fn of_row(body_bytes: usize, media: u64, output: Output, most_output: Option
 /// The cost of rows at their bounds, with the margin.
 pub fn with_margin(cost: Usd) -> Usd {
     Usd(cost.0.saturating_mul(Decimal::new(100 + MARGIN, 2)))
+}
+
+/// The amount to reserve for a batch that may cost so much, in whole micro-dollars: no more than its
+/// client allows.
+pub fn within(reserve: Usd, allowed: Option<Usd>) -> Usd {
+    allowed.map_or(reserve, |allowed| reserve.min(micros_down(allowed)))
 }
 
 /// Why a batch that may cost `allowed` cannot run any of its rows; `least` is what the cheapest may

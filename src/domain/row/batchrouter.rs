@@ -19,7 +19,7 @@ use super::openai::{
 };
 use crate::domain::batch::problem::ProblemCode;
 use crate::domain::endpoint::Endpoint;
-use crate::domain::row::output_limits::{Holder, OutputLimits, WrittenLimits};
+use crate::domain::row::output_limits::{Holder, OutputLimits, with_limits};
 use crate::domain::vocabulary::Operation;
 
 /// The most models that one item may name.
@@ -60,35 +60,18 @@ struct RawItem<'a> {
     body: Option<&'a RawValue>,
 }
 
-/// The part of an item's request that decides where the item goes.
-#[derive(Deserialize)]
-struct RawInput<'a> {
-    /// Kept even if it is null: the model's name takes its place.
-    #[serde(borrow, default, deserialize_with = "written")]
-    model: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    stream: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    messages: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    input: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    max_tokens: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    max_completion_tokens: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    max_output_tokens: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    n_predict: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    n: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    best_of: Option<&'a RawValue>,
-}
-
-impl<'a> RawInput<'a> {
-    fn limits(&self) -> WrittenLimits<'a> {
-        [self.max_tokens, self.max_completion_tokens, self.max_output_tokens, self.n_predict, self.n, self.best_of]
+with_limits! {
+    /// The part of an item's request that decides where the item goes.
+    struct RawInput {
+        /// Kept even if it is null: the model's name takes its place.
+        #[serde(borrow, default, deserialize_with = "written")]
+        model,
+        #[serde(borrow, default)]
+        stream,
+        #[serde(borrow, default)]
+        messages,
+        #[serde(borrow, default)]
+        input,
     }
 }
 

@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use crate::domain::batch::problem::{Problem, ProblemCode};
 use crate::domain::endpoint::{Endpoint, RowEndpoint};
 use crate::domain::row::audio::Recording;
-use crate::domain::row::output_limits::{Holder, OutputLimits, WrittenLimits};
+use crate::domain::row::output_limits::{Holder, OutputLimits, with_limits};
 use crate::domain::row::shape;
 use crate::domain::vocabulary::Operation;
 
@@ -103,29 +103,12 @@ struct RawLine<'a> {
     body: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
-struct RawBody<'a> {
-    #[serde(borrow, default)]
-    model: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    stream: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    max_tokens: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    max_completion_tokens: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    max_output_tokens: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    n_predict: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    n: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    best_of: Option<&'a RawValue>,
-}
-
-impl<'a> RawBody<'a> {
-    fn limits(&self) -> WrittenLimits<'a> {
-        [self.max_tokens, self.max_completion_tokens, self.max_output_tokens, self.n_predict, self.n, self.best_of]
+with_limits! {
+    struct RawBody {
+        #[serde(borrow, default)]
+        model,
+        #[serde(borrow, default)]
+        stream,
     }
 }
 

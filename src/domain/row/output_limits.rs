@@ -57,6 +57,37 @@ const LIMITS: [Limit; 6] = limits![
 /// `max_completion_tokens`, `max_output_tokens`, `n_predict`, `n`, `best_of`.
 pub type WrittenLimits<'a> = [Option<&'a RawValue>; LIMITS.len()];
 
+/// A struct of members of a request, as written, with those that are limits among them; a member
+/// that stands there twice is an error.
+macro_rules! with_limits {
+    ($(#[$meta:meta])* struct $name:ident { $($(#[$on_member:meta])* $member:ident,)* }) => {
+        $(#[$meta])*
+        #[derive(serde::Deserialize)]
+        struct $name<'a> {
+            $($(#[$on_member])* $member: Option<&'a serde_json::value::RawValue>,)*
+            #[serde(borrow, default)]
+            max_tokens: Option<&'a serde_json::value::RawValue>,
+            #[serde(borrow, default)]
+            max_completion_tokens: Option<&'a serde_json::value::RawValue>,
+            #[serde(borrow, default)]
+            max_output_tokens: Option<&'a serde_json::value::RawValue>,
+            #[serde(borrow, default)]
+            n_predict: Option<&'a serde_json::value::RawValue>,
+            #[serde(borrow, default)]
+            n: Option<&'a serde_json::value::RawValue>,
+            #[serde(borrow, default)]
+            best_of: Option<&'a serde_json::value::RawValue>,
+        }
+
+        impl<'a> $name<'a> {
+            fn limits(&self) -> $crate::domain::row::output_limits::WrittenLimits<'a> {
+                [self.max_tokens, self.max_completion_tokens, self.max_output_tokens, self.n_predict, self.n, self.best_of]
+            }
+        }
+    };
+}
+pub(super) use with_limits;
+
 /// What a request states of its output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutputLimits {

@@ -85,7 +85,7 @@ async fn is_restarted(restarted: Option<&CancellationToken>) {
 /// How an attempt ended.
 #[derive(Debug)]
 pub(super) enum Ended {
-    /// The row has its result, and the store has taken it; the provider is paid `cost`.
+    /// The row has its result, and the store has taken it; the client pays `cost`, without the fee.
     Recorded { success: bool, cost: Usd },
     /// The row waits for its next attempt.
     Again(Box<WaitingRow>),

@@ -16,10 +16,14 @@ use crate::executor::lane::blame::Judged;
 const RESTART_GRACE: Duration = Duration::from_secs(2);
 
 impl Dispatcher {
-    /// Decides what follows a failed attempt. A result is stored by a task; the row counts as in
-    /// flight until then.
+    /// Decides what follows a failed attempt.
     pub(super) fn failed(&mut self, row: RowKey, request: Option<RequestDigest>, failed: FailedAttempt, judged: Option<&Judged>) {
-        match failed.conclude(judged) {
+        self.conclude(row, request, failed.conclude(judged));
+    }
+
+    /// Concludes a row. A result is stored by a task; the row counts as in flight until then.
+    pub(super) fn conclude(&mut self, row: RowKey, request: Option<RequestDigest>, made: Made) {
+        match made {
             Made::Ended(ended) => self.concluded(row, request, ended),
             Made::Result(packed) => {
                 let (store, events) = (self.parts.store.clone(), self.events.clone());

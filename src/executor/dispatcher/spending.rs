@@ -1,9 +1,9 @@
 //! What rows may cost: held before a row is sent, settled when its call has ended.
 
-use super::{Dispatcher, Event};
+use super::Dispatcher;
 use crate::domain::id::{BatchId, RowKey};
 use crate::domain::money::Usd;
-use crate::executor::attempt::{Made, pack, record};
+use crate::executor::attempt::pack;
 use crate::executor::lane::LaneIndex;
 use crate::executor::run::Unaffordable;
 use crate::executor::run::row::ReadyRow;
@@ -24,16 +24,7 @@ impl Dispatcher {
             Err(Unaffordable::Ever(row, error)) => {
                 let (key, request) = (RowKey { batch, row: row.at.row }, row.asked.map(|asked| asked.request));
                 self.in_flight += 1;
-                match pack(row.end(key, error, self.parts.clock.now())) {
-                    Made::Ended(ended) => self.concluded(key, request, ended),
-                    Made::Result(packed) => {
-                        let (store, events) = (self.parts.store.clone(), self.events.clone());
-                        self.tasks.spawn(async move {
-                            let ended = record(&store, packed).await;
-                            let _ = events.send(Event::Concluded { row: key, request, ended });
-                        });
-                    }
-                }
+                self.conclude(key, request, pack(row.end(key, error, self.parts.clock.now())));
                 None
             }
         }

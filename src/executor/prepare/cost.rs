@@ -9,7 +9,7 @@ use crate::domain::batch::QuotedInput;
 use crate::domain::batch::plan::PlannedModel;
 use crate::domain::batch::problem::{Problem, ProblemCode};
 use crate::domain::money::Usd;
-use crate::domain::org::ledger::{micros_down, micros_up, nanos, with_fee};
+use crate::domain::org::ledger::{micros_up, nanos, with_fee};
 use crate::domain::usage::Usage;
 use crate::quote::measured::Measured;
 use crate::quote::upper_bound;
@@ -66,8 +66,7 @@ pub fn reserve(order: &QuotedInput, models: &[PlannedModel], tallies: &[Tally]) 
     let average = order.each.map_or(Usd::ZERO, |each| Tally::times(each, rows));
     let most = tallies.iter().map(|tally| tally.most).fold(Usd::ZERO, Usd::plus);
     let most = with_fee(upper_bound::with_margin(most), order.fee);
-    let reserve = micros_up(average.max(expected(order, models, tallies)).max(most));
-    order.constraints.max_price.map_or(reserve, |allowed| reserve.min(micros_down(allowed)))
+    upper_bound::within(micros_up(average.max(expected(order, models, tallies)).max(most)), order.constraints.max_price)
 }
 
 /// The expected cost of all items: what they were quoted, and no less than the cost by their own

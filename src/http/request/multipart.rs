@@ -17,7 +17,7 @@ use bytes::BytesMut;
 use http_body_util::BodyExt;
 
 use super::multipart_window::{Gate, Gated, WINDOW};
-use super::{announced_bytes, check_encoding, media_type};
+use super::{announced_bytes, check_encoding, cut_short, media_type};
 use crate::descriptors::FilePlace;
 use crate::domain::error::Code;
 use crate::domain::file::ANY_TYPE;
@@ -219,8 +219,7 @@ pub async fn spool_body(request: Request, api: &Api, cap: Cap) -> Result<Spool, 
     let mut gathered = BytesMut::new();
     let mut body = request.into_body();
     while let Some(frame) = body.frame().await {
-        let cut = |_| fate.blame(api.limits.body_idle).unwrap_or_else(|| ApiError::incomplete("the body could not be read to its end"));
-        let Ok(data) = frame.map_err(cut)?.into_data() else { continue };
+        let Ok(data) = frame.map_err(|_| cut_short(&fate, api))?.into_data() else { continue };
         gathered.extend_from_slice(&data);
         if spool.bytes() + gathered.len() as u64 > cap.bytes {
             return Err(cap.exceeded());

@@ -94,8 +94,10 @@ impl Service {
             let (items, request) = request(&service)?;
             let written = split(&items, service.limits.quotes.max_items)?;
             let written: Vec<_> = written.into_iter().map(NewItem::Written).collect();
-            let MadeQuote { quote, outcome, read: _ } = service.quote_items(&written, &request, org, account)?;
-            Ok(Quote { shown: show(&outcome), ..quote })
+            let MadeQuote { quote, outcome, read } = service.quote_items(&written, &request, org, account)?;
+            let worst = worst_case(&read, &quote, Demands { limits: false, prepaid: false })?;
+            let reserve = quote.estimate.map(|estimate| reserve(worst, Some(estimate), quote.constraints.max_price));
+            Ok(Quote { shown: show(&Outcome { reserve, ..outcome }), ..quote })
         };
         self.turns.take(org, making).await
     }
@@ -163,9 +165,7 @@ impl Service {
             shown: Vec::new(),
         };
         drop(lanes);
-        let worst = worst_case(&read, &quote, Demands { limits: false, prepaid: false })?;
-        let held = quote.estimate.map(|estimate| reserve(worst, Some(estimate), constraints.max_price));
-        Ok(MadeQuote { outcome: Outcome { reserve: held, ..outcome }, quote, read })
+        Ok(MadeQuote { quote, outcome, read })
     }
 
     /// The usual length of a lane's answers, in tokens, for the endpoint with the most answers.

@@ -38,7 +38,7 @@ pub struct Outcome {
     pub fallback_ceiling: Option<Decimal>,
     pub tokens: TokenEstimate,
     /// The amount that a batch of just these items reserves, in whole micro-dollars; `None` if a price
-    /// is unknown.
+    /// is unknown, and in a quote that no client sees.
     pub reserve: Option<Usd>,
     /// The account of the organisation that asks.
     pub account: Account,

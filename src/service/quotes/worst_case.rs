@@ -1,7 +1,7 @@
 //! The most that rows may cost, and the amount that is held for a batch of them before any row runs.
 
 use crate::domain::money::Usd;
-use crate::domain::org::ledger::{micros_down, micros_up, with_fee};
+use crate::domain::org::ledger::{micros_up, with_fee};
 use crate::domain::quote::{Estimate, Quote, QuotedLane};
 use crate::quote::upper_bound;
 use crate::service::ServiceError;
@@ -60,8 +60,7 @@ pub fn worst_case(read: &ReadItems, quote: &Quote, demands: Demands) -> Result<O
 /// known, and no more than its client allows.
 pub fn reserve(worst: Option<WorstCase>, estimate: Option<Estimate>, allowed: Option<Usd>) -> Usd {
     let expected = estimate.map_or(Usd::ZERO, |estimate| micros_up(estimate.total()));
-    let reserve = worst.map_or(Usd::ZERO, |worst| worst.all).max(expected);
-    allowed.map_or(reserve, |allowed| reserve.min(micros_down(allowed)))
+    upper_bound::within(worst.map_or(Usd::ZERO, |worst| worst.all).max(expected), allowed)
 }
 
 /// The output of a row has no bound.
