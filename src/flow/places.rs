@@ -30,7 +30,7 @@ pub struct Places<K, O, R> {
     turn: u64,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Entry<O, R> {
     owner: O,
     rank: R,
@@ -87,8 +87,11 @@ impl<K: Copy + Ord + Hash, O: Copy + Ord + Hash, R: Copy + Ord> Places<K, O, R> 
     /// Lets a batch wait for a place, or gives a batch that waits or holds one another rank or sleep.
     /// The better rank is the smaller one.
     pub fn put(&mut self, key: K, owner: O, rank: R, sleeps: bool) {
-        let holds = self.batches.get(&key).is_some_and(|entry| entry.holds);
-        self.change(key, Some(Entry { owner, rank, holds, sleeps }));
+        let before = self.batches.get(&key).copied();
+        let entry = Entry { owner, rank, holds: before.is_some_and(|entry| entry.holds), sleeps };
+        if before != Some(entry) {
+            self.change(key, Some(entry));
+        }
     }
 
     /// Forgets a batch, and frees its place.

@@ -12,6 +12,7 @@ use super::{Busy, CancelReply, Dispatcher, Event};
 use crate::domain::batch::priority::{Owner, Priority};
 use crate::domain::id::BatchId;
 use crate::domain::time::Timestamp;
+use crate::executor::lane::Lanes;
 use crate::executor::prepare::stage::Stage;
 use crate::executor::prepare::{Prepare, Prepared};
 use crate::executor::run::{Run, RunPlace};
@@ -22,8 +23,11 @@ pub(super) type RunPlaces = Places<BatchId, Owner, (Reverse<Priority>, Timestamp
 /// The places of batches that are being prepared. Of one owner's batches the oldest come first.
 pub(super) type PreparingPlaces = Places<BatchId, Owner, ()>;
 
-fn rank(run: &Run) -> (Reverse<Priority>, Timestamp) {
-    (Reverse(run.control.priority), run.spec.deadline())
+/// Takes note of what decides on a run's right to a place.
+fn put(places: &mut RunPlaces, lanes: &Lanes, run: &Run, now: Instant) {
+    let rank = (Reverse(run.control.priority), run.spec.deadline());
+    let sleeps = run.in_flight == 0 && lanes.all_rest(&run.source.ways, now);
+    places.put(run.spec.id, run.spec.owner, rank, sleeps);
 }
 
 impl Dispatcher {
@@ -50,10 +54,10 @@ impl Dispatcher {
 
     /// Lets a run wait for a place that has work to do.
     pub(super) fn queue(&mut self, id: BatchId) {
-        let Some(run) = self.runs.get_mut(&id) else { return };
-        run.place = RunPlace::Queued;
-        run.sleeps = run.in_flight == 0 && self.lanes.all_rest(&run.source.ways, Instant::now());
-        self.places.put(id, run.spec.owner, rank(run), run.sleeps);
+        if let Some(run) = self.runs.get_mut(&id) {
+            run.place = RunPlace::Queued;
+            put(&mut self.places, &self.lanes, run, Instant::now());
+        }
     }
 
     /// Frees the place of a run.
@@ -67,21 +71,14 @@ impl Dispatcher {
     /// Takes note of a run's priority, if it has a place or waits for one.
     pub(super) fn rank_anew(&mut self, id: BatchId) {
         if let Some(run) = self.runs.get(&id).filter(|run| run.place != RunPlace::Inactive) {
-            self.places.put(id, run.spec.owner, rank(run), run.sleeps);
+            put(&mut self.places, &self.lanes, run, Instant::now());
         }
     }
 
     /// Finds out which runs could do nothing with a place.
     pub(super) fn look_for_sleepers(&mut self, now: Instant) {
-        for (id, run) in &mut self.runs {
-            if run.place == RunPlace::Inactive {
-                continue;
-            }
-            let sleeps = run.in_flight == 0 && self.lanes.all_rest(&run.source.ways, now);
-            if sleeps != run.sleeps {
-                run.sleeps = sleeps;
-                self.places.put(*id, run.spec.owner, rank(run), sleeps);
-            }
+        for run in self.runs.values().filter(|run| run.place != RunPlace::Inactive) {
+            put(&mut self.places, &self.lanes, run, now);
         }
     }
 

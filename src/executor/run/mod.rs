@@ -74,8 +74,6 @@ pub(super) struct Run {
     /// on.
     pub in_haste: bool,
     pub place: RunPlace,
-    /// Every lane of the run rested when that was last looked at.
-    pub sleeps: bool,
     queues: BTreeMap<LaneIndex, Queue>,
     waiting: BinaryHeap<Due>,
     /// The moment at which the dispatcher was asked to look at the run.
@@ -158,7 +156,6 @@ impl Run {
             deadline_at_risk: false,
             in_haste: false,
             place: RunPlace::Inactive,
-            sleeps: false,
             queues: BTreeMap::new(),
             waiting: BinaryHeap::new(),
             alarm: None,
