@@ -65,10 +65,10 @@ pub(super) struct Attempt {
     pub row: ReadyRow,
     /// No other row is in flight on its lane.
     pub alone: bool,
-    pub abort: CancellationToken,
+    pub abort: Arc<CancellationToken>,
     /// Cancelled when the server has been restarted since the call began; `None` where that is not
     /// found out.
-    pub restarted: Option<CancellationToken>,
+    pub restarted: Option<Arc<CancellationToken>>,
 }
 
 /// Why a call is given up that began before its server was restarted.
@@ -177,10 +177,10 @@ impl Attempt {
             biased;
             answer = self.provider.call(self.call(started_at, recording)) => Some(answer),
             () = self.abort.cancelled() => None,
-            () = is_restarted(self.restarted.as_ref()) => Some(Err(CallError::Interrupted { host: "the server".into(), reason: RESTARTED.into() })),
+            () = is_restarted(self.restarted.as_deref()) => Some(Err(CallError::Interrupted { host: "the server".into(), reason: RESTARTED.into() })),
         };
         let Some(answer) = answer else { return (Ok(self.aborted()), None) };
-        let is_outdated = self.restarted.as_ref().is_some_and(CancellationToken::is_cancelled);
+        let is_outdated = self.restarted.as_ref().is_some_and(|restarted| restarted.is_cancelled());
         let (made, lesson) = self.judge(answer, started_at, start.elapsed(), recorded);
         // That a server was restarted says nothing of how it is now, nor of the row.
         (made, lesson.filter(|_| !is_outdated))

@@ -51,6 +51,7 @@ use crate::domain::batch::priority::Owner;
 use crate::domain::batch::{BatchSpec, BatchState};
 use crate::domain::id::BatchId;
 use crate::domain::money::Usd;
+use crate::domain::time::Timestamp;
 use crate::executor::lane::LaneIndex;
 use crate::flow::places::Places;
 use crate::store::{LiveBatch, Recovered};
@@ -192,8 +193,13 @@ impl Dispatcher {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut some_events = Vec::with_capacity(EVENTS_AT_ONCE);
+        let mut alarm = std::pin::pin!(tokio::time::sleep_until(Instant::now()));
         while !(self.draining && self.in_flight == 0 && self.busy.is_empty()) {
             let wake = self.next_wake();
+            // To ring early does no harm, and to set an alarm is a part of what a row costs.
+            if wake < alarm.deadline() || alarm.is_elapsed() {
+                alarm.as_mut().reset(wake);
+            }
             tokio::select! {
                 biased;
                 () = abort.cancelled() => return,
@@ -203,14 +209,15 @@ impl Dispatcher {
                     if count == 0 {
                         return;
                     }
+                    let now = (Instant::now(), self.parts.clock.now());
                     for event in some_events.drain(..) {
-                        self.event(event);
+                        self.event(event, now);
                     }
                 }
                 Ok(()) = durable.changed() => {}
                 Ok(()) = catalog.changed() => self.world_changed(),
                 _ = tick.tick() => self.tick(),
-                () = tokio::time::sleep_until(wake) => {}
+                () = alarm.as_mut() => {}
             }
             self.pump(*durable.borrow_and_update());
         }
@@ -242,7 +249,7 @@ impl Dispatcher {
         }
     }
 
-    fn event(&mut self, event: Event) {
+    fn event(&mut self, event: Event, (now, wall): (Instant, Timestamp)) {
         match event {
             Event::Prepared { batch, prepared } => self.prepared(batch, *prepared),
             Event::Loaded { batch, result } => self.loaded(batch, result),
@@ -252,9 +259,9 @@ impl Dispatcher {
                     Err(failed) => failed.was_sent(),
                 };
                 let judged = if was_sent {
-                    self.lanes.end(lane, Instant::now(), self.parts.clock.now(), &sent, lesson)
+                    self.lanes.end(lane, now, wall, &sent, lesson)
                 } else {
-                    self.lanes.refund(lane, Instant::now(), &sent);
+                    self.lanes.refund(lane, now, &sent);
                     None
                 };
                 if let Some(most) = most {

@@ -50,7 +50,12 @@ impl Lanes {
 
     /// The provider behind a server of a lane, opened again if its key may have changed, and what its calls
     /// hold.
-    pub fn provider_of(&mut self, index: LaneIndex, member: usize, now: Instant) -> Option<(Arc<dyn Dispatch>, Option<CancellationToken>)> {
+    pub fn provider_of(
+        &mut self,
+        index: LaneIndex,
+        member: usize,
+        now: Instant,
+    ) -> Option<(Arc<dyn Dispatch>, Option<Arc<CancellationToken>>)> {
         let member = self.lanes.get(index)?.members.get(member)?;
         let pool = self.pools.get_mut(member.pool)?;
         if member.flow.denials().needs_probe(now) {

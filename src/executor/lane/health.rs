@@ -107,7 +107,7 @@ impl Lanes {
     }
 
     /// Takes what the calls hold that began before their server was restarted.
-    pub fn take_restarted(&mut self) -> Vec<CancellationToken> {
+    pub fn take_restarted(&mut self) -> Vec<Arc<CancellationToken>> {
         std::mem::take(&mut self.restarted)
     }
 

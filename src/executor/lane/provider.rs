@@ -57,7 +57,7 @@ pub struct ProviderState {
     /// Why the last connection could not be made.
     failure: Option<Arc<str>>,
     /// What the calls hold that have begun since the server was last restarted.
-    calls: CancellationToken,
+    calls: Arc<CancellationToken>,
 }
 
 impl ProviderState {
@@ -87,7 +87,7 @@ impl ProviderState {
             last_probe: None,
             is_doubted: false,
             failure: None,
-            calls: CancellationToken::new(),
+            calls: Arc::default(),
         }
     }
 
@@ -135,12 +135,12 @@ impl ProviderState {
 
     /// What a call holds that begins now: it is cancelled a little after the server was restarted. Only
     /// of the operator's own servers is it known: nothing listens at their address for a moment.
-    pub fn calls(&self) -> Option<CancellationToken> {
+    pub fn calls(&self) -> Option<Arc<CancellationToken>> {
         self.is_local.then(|| self.calls.clone())
     }
 
     /// Parts the calls of before a restart from those of now.
-    pub fn part_calls(&mut self) -> CancellationToken {
+    pub fn part_calls(&mut self) -> Arc<CancellationToken> {
         std::mem::take(&mut self.calls)
     }
 

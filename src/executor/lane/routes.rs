@@ -64,13 +64,14 @@ impl RouteTable {
     }
 
     /// Of the routes that share the fresh rows of a model, the one to the server that owns the rows of
-    /// this family; `None` if there is but one route, or some lane is not by prefix.
-    pub fn owner(&self, model: u16, family: impl FnOnce() -> u64) -> Option<u16> {
+    /// this family; `None` if there is but one route, some lane is not by prefix, or the rows are of no
+    /// family.
+    pub fn owner(&self, model: u16, family: impl FnOnce() -> Option<u64>) -> Option<u16> {
         let shared = || self.shared(model).filter_map(|(route, _)| Some((route, self.get(route)?)));
         if shared().nth(1).is_none() || !shared().all(|(_, route)| route.by_prefix) {
             return None;
         }
-        let family = family();
+        let family = family()?;
         shared().max_by_key(|(_, route)| route.rank(family)).map(|(route, _)| route)
     }
 

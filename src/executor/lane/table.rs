@@ -38,7 +38,7 @@ pub(in crate::executor) struct Lanes {
     /// Lanes that are well again, and whose rows need not wait any longer.
     pub(super) recovered: Vec<LaneIndex>,
     /// What the calls hold that began before their server was restarted.
-    pub(super) restarted: Vec<CancellationToken>,
+    pub(super) restarted: Vec<Arc<CancellationToken>>,
 }
 
 impl Lanes {

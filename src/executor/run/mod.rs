@@ -105,10 +105,10 @@ pub(super) struct Run {
     is_short: bool,
     /// Aborts the calls in flight.
     pub abort: CancellationToken,
-    /// Aborts those to hosted providers.
-    pub abort_hosted: CancellationToken,
+    /// Aborts those to hosted providers. Calls share it: to clone a token takes a lock.
+    pub abort_hosted: Arc<CancellationToken>,
     /// Aborts those to the operator's own servers.
-    pub abort_local: CancellationToken,
+    pub abort_local: Arc<CancellationToken>,
 }
 
 /// The state of a run that has nothing to do by itself.
@@ -173,8 +173,8 @@ impl Run {
             stop: None,
             budget,
             is_short: false,
-            abort_hosted: abort.child_token(),
-            abort_local: abort.child_token(),
+            abort_hosted: Arc::new(abort.child_token()),
+            abort_local: Arc::new(abort.child_token()),
             abort,
         }
     }

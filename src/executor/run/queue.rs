@@ -107,7 +107,7 @@ impl Queue {
 fn first_own(rows: &VecDeque<ReadyRow>, is_own: &dyn Fn(u64) -> bool) -> Option<usize> {
     let mut last = None;
     rows.iter().position(|row| {
-        let Some(family) = row.opening.as_ref().map(Opening::family) else { return false };
+        let Some(family) = row.opening.as_deref().map(Opening::family) else { return false };
         match last {
             Some((known, is)) if known == family => is,
             _ => {

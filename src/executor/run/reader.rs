@@ -213,7 +213,7 @@ impl Source {
     fn take(&self, at: RowRef, line: Line<'_>, room: &mut Room, deferred: &mut Vec<RowRef>, window: &mut Window) -> Result<(), StoreError> {
         let Some((row, model)) = self.place(at.row, line) else { return self.close(at, window) };
         let at = RowRef { model, ..at };
-        let owner = self.ways.owner(model, || Opening::of(row.body.as_bytes()).family());
+        let owner = self.ways.owner(model, || Some(Opening::worth_an_order(row.body.as_bytes())?.family()));
         let Some(route) = room.take(model, owner) else {
             deferred.push(at);
             return Ok(());
@@ -257,7 +257,7 @@ impl Source {
         let way = self.ways.get(route).filter(|way| way.lane.is_some())?;
         let (custom_id, operation) = (row.custom_id.as_ref().into(), row.operation);
         let (form, body) = self.request(row, way);
-        let opening = way.by_prefix.then(|| Opening::of(&body));
+        let opening = way.by_prefix.then(|| Opening::worth_an_order(&body)).flatten().map(Box::new);
         let asked = self.shared.map(|shared| shared.ask(way, form, &body));
         let most = self.most(row, way).map(Box::new);
         let (history, met, last) = (Vec::new(), Met::default(), None);

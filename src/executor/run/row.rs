@@ -73,7 +73,7 @@ pub struct ReadyRow {
     /// The body as the provider receives it.
     pub body: Bytes,
     /// How the body begins, where that decides which rows run next to each other.
-    pub opening: Option<Opening>,
+    pub opening: Option<Box<Opening>>,
     /// The most that the row may cost on its route, without the fee, where the client pays.
     pub most: Option<Box<Usd>>,
     /// The row's request, where equal requests share an answer.
@@ -99,7 +99,7 @@ impl ReadyRow {
     /// matter begin alike.
     pub fn begins(&self) -> (&Opening, &[u8]) {
         static ANY: LazyLock<Opening> = LazyLock::new(Opening::default);
-        (self.opening.as_ref().unwrap_or(&ANY), &self.body)
+        (self.opening.as_deref().unwrap_or(&ANY), &self.body)
     }
 
     /// The result of a row that ends without another call.

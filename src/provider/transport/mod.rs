@@ -101,8 +101,7 @@ struct Limit {
 }
 
 impl Limit {
-    fn from_now(what: &'static str, length: Duration) -> Self {
-        let now = Instant::now();
+    fn after(now: Instant, what: &'static str, length: Duration) -> Self {
         // A length beyond what the clock can express is no limit; a day is longer than any call.
         let at = now.checked_add(length).unwrap_or_else(|| now + Duration::from_secs(86_400));
         Self { what, length, at }
@@ -161,8 +160,9 @@ impl Transport {
 
     /// Sends the request and reads the whole answer.
     pub async fn send(&self, mut request: Outgoing, budget: Duration) -> Result<Received, CallError> {
-        let budget = Limit::from_now("finish its answer", budget);
-        let mut total = self.total(budget);
+        let mut now = Instant::now();
+        let budget = Limit::after(now, "finish its answer", budget);
+        let mut total = self.total(budget, now);
         if let Some(auth) = &self.proxy_auth {
             request.headers_mut().insert(PROXY_AUTHORIZATION, auth.clone());
         }
@@ -173,11 +173,12 @@ impl Transport {
                 None => {
                     let (link, reused);
                     (link, reused, total) = Box::pin(self.reach(budget)).await?;
+                    now = Instant::now();
                     (link, reused)
                 }
             };
             // Starts once the connection is open.
-            let first_byte = Limit::from_now("begin its answer", self.timeouts.first_byte);
+            let first_byte = Limit::after(now, "begin its answer", self.timeouts.first_byte);
             let limit = if first_byte.at < total.at { first_byte } else { total };
             let mut timer = pin!(sleep_until(limit.at));
             let head = {
@@ -195,15 +196,15 @@ impl Transport {
                 }
                 // An idle connection that the server closed before any byte was written to it is no
                 // failure of the call.
-                Err(Failed { unsent: Some(unsent), .. }) if reused => request = unsent,
+                Err(Failed { unsent: Some(unsent), .. }) if reused => (request, now) = (unsent, Instant::now()),
                 Err(failed) => return Err(self.interrupted(&failed.fault)),
             }
         }
     }
 
     /// The limit of a call that begins now.
-    fn total(&self, budget: Limit) -> Limit {
-        let total = Limit::from_now(budget.what, self.timeouts.total);
+    fn total(&self, budget: Limit, now: Instant) -> Limit {
+        let total = Limit::after(now, budget.what, self.timeouts.total);
         if budget.at < total.at { budget } else { total }
     }
 
@@ -212,7 +213,7 @@ impl Transport {
     async fn reach(&self, budget: Limit) -> Result<(Link, bool, Limit), CallError> {
         loop {
             let next = timeout_at(budget.at, self.pool.next()).await.map_err(|_| budget.passed(&self.host))?;
-            let total = self.total(budget);
+            let total = self.total(budget, Instant::now());
             let place = match next {
                 Next::There(link) => return Ok((link, true, total)),
                 Next::Place(place) => place,
