@@ -290,6 +290,11 @@ async fn converse(stream: TcpStream, shared: &Shared) -> io::Result<()> {
             wire.write(&wire::answer("200 OK", "connection: close\r\n", "{}")).await?;
             return Ok(());
         }
+        if wire.head().starts_with(b"GET ") {
+            // Servers that answer slowly list their models at once; this one has no list.
+            wire.write(&wire::answer("404 Not Found", "", FAULT)).await?;
+            continue;
+        }
         shared.called.notify_waiters();
         if let Some(fault) = shared.dead.as_ref().filter(|_| is_dead(wire.body())) {
             wire.write(fault).await?;
