@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -101,6 +102,7 @@ impl Core {
             clock,
             limits: limits(settings),
             turns: QuoteTurns::default(),
+            key_changes: watch::Sender::default(),
             draining: shutdown.drain().clone(),
             tasks: TaskTracker::new(),
         };

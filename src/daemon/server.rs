@@ -68,7 +68,7 @@ impl Daemon {
             service: core.service.clone(),
             limits: limits(settings),
             descriptors: core.descriptors.clone(),
-            access: Access::keys(settings.api_keys.clone()).with_origins(Origins::of(settings.cors_origins.clone())),
+            access: Access::keys(&settings.api_keys).with_origins(Origins::of(settings.cors_origins.clone())),
             views: http::Views::default(),
             public_url: settings.public_url.clone(),
             accounts: accounts(settings),

@@ -42,7 +42,7 @@ codes! {
     UnknownRoute = "unknown_url",
     /// The route exists, but not for this method.
     MethodNotAllowed = "method_not_allowed",
-    /// The object belongs to another owner.
+    /// The caller may not do this.
     Forbidden = "forbidden",
     /// No such batch, file, upload or part.
     NotFound = "not_found",
@@ -86,6 +86,8 @@ codes! {
     ApiKeyRevoked = "api_key_revoked",
     /// A management key where a key for batches is required, or the other way round.
     ApiKeyKind = "api_key_wrong_kind",
+    /// An API key that lacks the scope for the call.
+    InsufficientScope = "insufficient_scope",
     /// A browser page or host that the settings do not allow.
     OriginNotAllowed = "origin_not_allowed",
     /// The content of a file on disk differs from what was uploaded.

@@ -1,4 +1,5 @@
-//! Typed ids: one 128-bit time-ordered value (UUID version 7), printed with a prefix per kind.
+//! Typed ids: one 128-bit time-ordered value, printed with a prefix per kind. The value is laid out
+//! like a UUID of version 7, but all of its second half is random.
 //!
 //! Every form that any supported API prints parses back: the prefix with 26 Crockford base-32
 //! characters (ours), with 32 hexadecimal digits, or with a hyphenated UUID. An id of another kind
@@ -6,15 +7,17 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use sha2::{Digest, Sha256};
-use uuid::timestamp::context::ContextV7;
 
 use super::text::shown;
 use super::time::Timestamp;
 
 const CROCKFORD: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+/// Bits of an id that count within a millisecond.
+const COUNT_BITS: u32 = 12;
 /// Characters in the printed 128-bit value: ceil(128 / 5).
 const ENCODED_LEN: usize = 26;
 
@@ -25,8 +28,8 @@ pub enum IdError {
     #[error("`{text}` is the id of {}, not of {}", one(found), one(expected))]
     WrongKind { text: String, found: &'static str, expected: &'static str },
     /// Neither the prefix nor the body has a form that we know.
-    #[error("`{text}` is not the id of {}; such an id looks like `{prefix}` and {ENCODED_LEN} characters", one(expected))]
-    Malformed { text: String, expected: &'static str, prefix: &'static str },
+    #[error("`{text}` is not the id of {}; such an id looks like `{prefix}` and {length} characters", one(expected))]
+    Malformed { text: String, expected: &'static str, prefix: &'static str, length: usize },
 }
 
 /// The name of a kind, with its article.
@@ -39,29 +42,38 @@ struct Kind {
     name: &'static str,
     /// The first prefix is the printed prefix; the others are accepted on input only.
     prefixes: &'static [&'static str],
+    /// Whether the digits are printed in hexadecimal, as in the one API that shows such ids. So the
+    /// log has the same text.
+    is_hex: bool,
 }
 
-const BATCH: Kind = Kind { name: "batch", prefixes: &["batch_", "bat_"] };
-const FILE: Kind = Kind { name: "file", prefixes: &["file-", "file_"] };
-const UPLOAD: Kind = Kind { name: "upload", prefixes: &["upload_"] };
-const PART: Kind = Kind { name: "part of an upload", prefixes: &["part_"] };
-const QUOTE: Kind = Kind { name: "quote", prefixes: &["qlock_"] };
-const ORG: Kind = Kind { name: "organisation", prefixes: &["org_"] };
-const KEY: Kind = Kind { name: "API key", prefixes: &["key_"] };
-const EVENT: Kind = Kind { name: "event", prefixes: &["evt_"] };
-const REQUEST: Kind = Kind { name: "request", prefixes: &["G-"] };
-const RECEIVER: Kind = Kind { name: "webhook endpoint", prefixes: &["we_"] };
+const BATCH: Kind = Kind { name: "batch", prefixes: &["batch_", "bat_"], is_hex: false };
+const FILE: Kind = Kind { name: "file", prefixes: &["file-", "file_"], is_hex: false };
+const UPLOAD: Kind = Kind { name: "upload", prefixes: &["upload_"], is_hex: false };
+const PART: Kind = Kind { name: "part of an upload", prefixes: &["part_"], is_hex: false };
+const QUOTE: Kind = Kind { name: "quote", prefixes: &["qlock_"], is_hex: true };
+const ORG: Kind = Kind { name: "organisation", prefixes: &["org_"], is_hex: true };
+const KEY: Kind = Kind { name: "API key", prefixes: &["key_"], is_hex: true };
+const EVENT: Kind = Kind { name: "event", prefixes: &["evt_"], is_hex: false };
+const REQUEST: Kind = Kind { name: "request", prefixes: &["G-"], is_hex: false };
+const RECEIVER: Kind = Kind { name: "webhook endpoint", prefixes: &["we_"], is_hex: false };
 const KINDS: [&Kind; 10] = [&BATCH, &FILE, &UPLOAD, &PART, &QUOTE, &ORG, &KEY, &EVENT, &REQUEST, &RECEIVER];
 
+/// A new value: 48 bits of milliseconds, the version of a UUID, 12 bits that count within a
+/// millisecond, and 64 random bits, so that nobody finds an id by trying.
 fn next_value(now: Timestamp) -> u128 {
-    // The context keeps ids made within one millisecond in the order in which they were made,
-    // which is what makes "newest first" lists stable.
-    static CONTEXT: Mutex<Option<ContextV7>> = Mutex::new(None);
-    let seconds = u64::try_from(now.as_second()).unwrap_or(0);
-    let nanos = u32::try_from(now.subsec_nanosecond()).unwrap_or(0);
-    let mut guard = CONTEXT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let context = guard.get_or_insert_with(ContextV7::new);
-    uuid::Uuid::new_v7(uuid::Timestamp::from_unix(&*context, seconds, nanos)).as_u128()
+    // The count keeps ids in the order in which they were made, which is what makes "newest first"
+    // lists stable. When it is used up, or when the clock goes back, it runs ahead of the clock.
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let earliest = u64::try_from(now.as_millisecond()).unwrap_or(0) << COUNT_BITS;
+    let next = |last: u64| earliest.max(last + 1);
+    // The closure never declines.
+    let order = LAST.fetch_update(Relaxed, Relaxed, |last| Some(next(last))).map_or(earliest, next);
+    let (millis, count) = (order >> COUNT_BITS, order & ((1 << COUNT_BITS) - 1));
+    let random = uuid::Uuid::new_v4().as_u128();
+    // All but the marks of a random UUID, which has 48 random bits at its beginning.
+    let random = (random >> 80) << 16 | random & 0xffff;
+    u128::from(millis) << 80 | 7 << 76 | u128::from(count) << 64 | random
 }
 
 fn encode(mut value: u128, out: &mut [u8]) {
@@ -105,7 +117,8 @@ fn parse(kind: &'static Kind, text: &str) -> Result<u128, IdError> {
             return Err(IdError::WrongKind { text: shown, found: other.name, expected: kind.name });
         }
     }
-    Err(IdError::Malformed { text: shown, expected: kind.name, prefix: kind.prefixes[0] })
+    let length = if kind.is_hex { 32 } else { ENCODED_LEN };
+    Err(IdError::Malformed { text: shown, expected: kind.name, prefix: kind.prefixes[0], length })
 }
 
 macro_rules! ids {
@@ -145,6 +158,9 @@ macro_rules! ids {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                if $kind.is_hex {
+                    return write!(f, "{}{:032x}", $kind.prefixes[0], self.0);
+                }
                 let mut text = [0; ENCODED_LEN];
                 encode(self.0, &mut text);
                 f.write_str($kind.prefixes[0])?;
@@ -176,12 +192,12 @@ ids! {
     UploadId = UPLOAD;
     /// One part of a multi-part upload: `part_` and 26 characters.
     PartId = PART;
-    /// A quote: `qlock_` and 26 characters.
+    /// A quote: `qlock_` and 32 hexadecimal digits.
     QuoteId = QUOTE;
-    /// An organisation, which owns its keys and everything made with them: `org_` and 26
-    /// characters.
+    /// An organisation, which owns its keys and everything made with them: `org_` and 32
+    /// hexadecimal digits.
     OrgId = ORG;
-    /// An API key, not its secret: `key_` and 26 characters.
+    /// An API key, not its secret: `key_` and 32 hexadecimal digits.
     KeyId = KEY;
     /// An event that receivers get messages about: `evt_` and 26 characters.
     EventId = EVENT;
@@ -289,6 +305,27 @@ mod tests {
         let now = Timestamp::from_second(1_790_000_000).unwrap();
         let ids: Vec<_> = (0..1000).map(|_| BatchId::generate(now)).collect();
         assert!(ids.is_sorted());
+    }
+
+    #[test]
+    fn half_of_an_id_is_random() {
+        let now = Timestamp::from_second(1_790_000_000).unwrap();
+        let ids: Vec<_> = (0..1000).map(|_| BatchId::generate(now).as_u128()).collect();
+        for bit in 0..64 {
+            let set = ids.iter().filter(|id| **id >> bit & 1 == 1).count();
+            // Ten standard deviations: by chance once in 10^23 times.
+            assert!((340..=660).contains(&set), "bit {bit} is set in {set} of 1,000");
+        }
+    }
+
+    #[test]
+    fn ids_that_one_api_shows_are_printed_as_it_shows_them() {
+        assert_eq!(OrgId::from_u128(31).to_string(), "org_0000000000000000000000000000001f");
+        assert_eq!(
+            (KeyId::from_u128(1).to_string(), QuoteId::from_u128(1).to_string()),
+            (KeyId::from_u128(1).in_hex(), QuoteId::from_u128(1).in_hex())
+        );
+        assert_eq!(OrgId::from_u128(31).to_string().parse(), Ok(OrgId::from_u128(31)));
     }
 
     #[test]

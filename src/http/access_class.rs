@@ -2,12 +2,18 @@
 //!
 //! Not here: whether a caller is one of those ([`super::layers::access_policy`]).
 
+use axum::http::Method;
+
+use crate::domain::org::scopes::Scope;
+
 /// Who may call a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccessClass {
     /// Callers with a key of their organisation's, or every caller if no key is required.
     Key,
-    /// The same, but the key must be for managing receivers of webhooks.
+    /// The same, but to change something the key needs the scope `manage`.
+    Manage,
+    /// Callers with a key for managing receivers of webhooks.
     Management,
     /// Only the operator.
     Operator,
@@ -15,6 +21,20 @@ pub enum AccessClass {
     Open,
     /// Every caller, without a key, and from any web page.
     Public,
+}
+
+impl AccessClass {
+    /// The scope that a client's key needs for a method; `None` where no such key is looked at, or
+    /// where none would do.
+    pub fn scope(self, method: &Method) -> Option<Scope> {
+        match self {
+            Self::Key if method.is_safe() => Some(Scope::Read),
+            Self::Key => Some(Scope::Write),
+            Self::Manage if method.is_safe() => Some(Scope::Read),
+            Self::Manage | Self::Management => Some(Scope::Manage),
+            Self::Operator | Self::Open | Self::Public => None,
+        }
+    }
 }
 
 /// Paths whose access class holds for everything below them, whether or not there is a route.

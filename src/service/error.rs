@@ -33,8 +33,6 @@ pub enum ServiceError {
     BatchNotFound(BatchId),
     #[error("there is no quote `{0}`")]
     QuoteNotFound(QuoteId),
-    #[error("the quote belongs to another organisation")]
-    QuoteForeign,
     #[error("the quote has expired; request a new one")]
     QuoteExpired,
     /// The batch that was made from the quote.
@@ -82,8 +80,6 @@ pub enum ServiceError {
     TooManyKeys(usize),
     #[error("there is no API key `{0}`")]
     KeyNotFound(KeyId),
-    #[error("the key belongs to another organisation")]
-    KeyForeign,
     #[error(transparent)]
     Retry(#[from] RetryError),
     #[error(transparent)]

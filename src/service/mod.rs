@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rust_decimal::Decimal;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -44,6 +45,8 @@ pub struct Service {
     pub limits: ServiceLimits,
     /// Bounds the quotes that are made at the same time.
     pub turns: QuoteTurns,
+    /// Counts the times that made keys ceased to be accepted before their expiry.
+    pub key_changes: watch::Sender<u64>,
     /// Cancelled when the daemon begins to stop: from then on nothing new is created.
     pub draining: CancellationToken,
     /// Work that continues when its client goes away. The daemon waits for this work before it

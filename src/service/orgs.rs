@@ -8,6 +8,7 @@ use super::key_secret;
 use crate::domain::id::{KeyId, OrgId};
 use crate::domain::money::Usd;
 use crate::domain::org::ledger::{Account, Credits};
+use crate::domain::org::scopes::Scopes;
 use crate::domain::org::{ApiKey, KeyKind, Organisation};
 use crate::domain::time::Timestamp;
 use crate::service::{Service, ServiceError};
@@ -21,21 +22,33 @@ pub struct NewKey {
     digest: [u8; 32],
 }
 
+/// What a key is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyOrder {
+    pub kind: KeyKind,
+    pub scopes: Scopes,
+    /// A name for people.
+    pub name: Option<String>,
+    pub expires_at: Option<Timestamp>,
+}
+
+impl KeyOrder {
+    /// The first key of an organisation, for clients of BatchRouter's API.
+    pub const fn first() -> Self {
+        Self { kind: KeyKind::BatchRouter, scopes: Scopes::ALL, name: None, expires_at: None }
+    }
+}
+
 impl NewKey {
     /// Makes a key.
     ///
     /// # Errors
     /// When the machine has no random numbers.
-    pub fn generate(
-        org: OrgId,
-        kind: KeyKind,
-        name: Option<String>,
-        expires_at: Option<Timestamp>,
-        now: Timestamp,
-    ) -> Result<Self, ServiceError> {
+    pub fn generate(org: OrgId, order: KeyOrder, now: Timestamp) -> Result<Self, ServiceError> {
+        let KeyOrder { kind, scopes, name, expires_at } = order;
         let secret = key_secret::generate(kind).map_err(|_| ServiceError::internal("the machine has no random numbers"))?;
         let digest = Sha256::digest(&secret).into();
-        let key = ApiKey { id: KeyId::generate(now), org, kind, name, created_at: now, expires_at, revoked_at: None };
+        let key = ApiKey { id: KeyId::generate(now), org, kind, scopes, name, created_at: now, expires_at, revoked_at: None };
         Ok(Self { key, secret, digest })
     }
 }
@@ -104,11 +117,11 @@ impl Service {
     pub async fn revoke_key(&self, org: OrgId, id: KeyId) -> Result<ApiKey, ServiceError> {
         match self.store.revoke_key(org, id, self.clock.now()).await? {
             Revoked::Done(key) => {
+                self.key_changes.send_modify(|count| *count += 1);
                 tracing::info!(key = %id, "API key revoked");
                 Ok(key)
             }
             Revoked::NotFound => Err(ServiceError::KeyNotFound(id)),
-            Revoked::Foreign => Err(ServiceError::KeyForeign),
         }
     }
 }

@@ -2,7 +2,9 @@
 
 pub mod budget;
 pub mod ledger;
+pub mod scopes;
 
+use self::scopes::Scopes;
 use super::id::{KeyId, OrgId};
 use super::time::Timestamp;
 use super::webhook::Webhook;
@@ -17,12 +19,23 @@ pub struct Organisation {
     /// The receiver of messages when one of its batches has ended, unless the batch names another
     /// receiver.
     pub webhook: Option<Webhook>,
+    /// `None` as long as it is open.
+    pub closure: Option<Closure>,
+}
+
+/// The end of an organisation: since then none of its keys is accepted, and its batches are
+/// cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closure {
+    pub at: Timestamp,
+    /// Whether its files and batches are erased, or kept for the operator to read.
+    pub erases: bool,
 }
 
 impl Organisation {
     /// A new organisation without a receiver.
     pub fn new(name: String, now: Timestamp) -> Self {
-        Self { id: OrgId::generate(now), name, created_at: now, webhook: None }
+        Self { id: OrgId::generate(now), name, created_at: now, webhook: None, closure: None }
     }
 }
 
@@ -124,6 +137,7 @@ pub struct ApiKey {
     pub id: KeyId,
     pub org: OrgId,
     pub kind: KeyKind,
+    pub scopes: Scopes,
     /// A name for people.
     pub name: Option<String>,
     pub created_at: Timestamp,

@@ -19,7 +19,7 @@ use crate::http::response::error::ApiError;
 use crate::http::response::money::money;
 use crate::http::response::time::moment;
 use crate::http::state::Api;
-use crate::service::orgs::NewKey;
+use crate::service::orgs::{KeyOrder, NewKey};
 use crate::store::MAX_ORGS;
 
 /// The balance that an account without a limit shows: clients compare the balance with what they
@@ -54,7 +54,7 @@ pub async fn create(State(api): State<Arc<Api>>, body: Object) -> Result<Respons
     let now = api.service.clock.now();
     let org = Organisation::new(name, now);
     let made = match body.flag("api_key")? {
-        Some(true) | None => Some(NewKey::generate(org.id, KeyKind::BatchRouter, None, None, now)?),
+        Some(true) | None => Some(NewKey::generate(org.id, KeyOrder::first(), now)?),
         Some(false) => None,
     };
     api.service.add_org(&org, credits, made.as_ref(), MAX_ORGS).await?;
@@ -87,14 +87,14 @@ async fn known(api: &Api, id: OrgId) -> Result<Organisation, ApiError> {
 
 /// `POST /admin/organisations/{org_id}/keys`: only this answer contains the secret.
 pub async fn create_key(State(api): State<Arc<Api>>, PathId(id): PathId<OrgId>, body: Object) -> Result<Response, ApiError> {
-    body.only(&["dialect", "management", "name", "expires_at"])?;
+    body.only(&["dialect", "management", "name", "expires_at", "scopes"])?;
     let dialect = body.need_text("dialect", "it says whose clients the key is for")?;
     let kind = KeyKind::of(dialect, body.flag("management")?.unwrap_or(false)).map_err(|error| match error {
         NoKind::Dialect => unknown_choice("dialect", dialect, &quoted(KeyKind::DIALECTS.iter())),
         NoKind::Management => body.invalid("management", &error.to_string()),
     })?;
     let org = known(&api, id).await?;
-    let made = keys::create(&api.service, id, kind, &body).await?;
+    let made = keys::create(&api.service, id, kind, &body, None).await?;
     Ok((StatusCode::CREATED, Json(owned(made, &org))).into_response())
 }
 
@@ -108,7 +108,7 @@ pub async fn list_keys(State(api): State<Arc<Api>>, PathId(id): PathId<OrgId>) -
 /// `DELETE /admin/organisations/{org_id}/keys/{api_key_id}`
 pub async fn revoke_key(State(api): State<Arc<Api>>, PathIds(id, key): PathIds<OrgId, KeyId>) -> Result<Json<Value>, ApiError> {
     let org = known(&api, id).await?;
-    Ok(Json(owned(keys::revoke(&api.service, id, key).await?, &org)))
+    Ok(Json(owned(keys::revoke(&api.service, id, key, None).await?, &org)))
 }
 
 /// A key together with its organisation, which only the operator needs to see.

@@ -21,7 +21,7 @@ use crate::http::layers::caller::Caller;
 use crate::http::request::{Object, PathId};
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
-use crate::service::orgs::NewKey;
+use crate::service::orgs::{KeyOrder, NewKey};
 use crate::store::MAX_REGISTERED;
 
 /// `GET /v1/auth/account`
@@ -36,7 +36,7 @@ pub async fn account(State(api): State<Arc<Api>>, Extension(caller): Extension<C
 
 /// `POST /v1/auth/account/api-keys`: the only answer that has the key's secret.
 pub async fn create_key(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, body: Object) -> Result<Response, Refusal> {
-    let made = keys::create(&api.service, caller.org, KeyKind::BatchRouter, &body).await?;
+    let made = keys::create(&api.service, caller.org, KeyKind::BatchRouter, &body, caller.client()).await?;
     Ok((StatusCode::CREATED, Json(made)).into_response())
 }
 
@@ -51,7 +51,7 @@ pub async fn revoke_key(
     Extension(caller): Extension<Caller>,
     PathId(id): PathId<KeyId>,
 ) -> Result<Json<Value>, Refusal> {
-    Ok(Json(keys::revoke(&api.service, caller.org, id).await?))
+    Ok(Json(keys::revoke(&api.service, caller.org, id, caller.client()).await?))
 }
 
 /// `POST /v1/auth/agent-register`: an organisation and its first key, for every client that can
@@ -68,7 +68,7 @@ pub async fn register(State(api): State<Arc<Api>>, request: Request) -> Result<R
     let name = keys::name(&body, &["agent_name", "name"])?.unwrap_or_else(|| "Registered by itself".to_owned());
     let now = api.service.clock.now();
     let org = Organisation::new(name, now);
-    let made = NewKey::generate(org.id, KeyKind::BatchRouter, None, None, now)?;
+    let made = NewKey::generate(org.id, KeyOrder::first(), now)?;
     api.service.add_org(&org, api.accounts.first_credits, Some(&made), MAX_REGISTERED).await?;
     let answer = json!({
         "org_id": org.id.in_hex(), "name": org.name,

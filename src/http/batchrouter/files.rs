@@ -72,11 +72,8 @@ pub async fn retrieve(
     }
     let PathId(id) = id?;
     let file = api.service.store.file(id, api.service.clock.now()).await.map_err(ApiError::from)?;
-    let file = file.ok_or_else(|| ApiError::not_found("file", id.in_hex()))?;
-    match file.org == caller.org {
-        true => Ok(Json(object(&file)).into_response()),
-        false => Err(ApiError::new(Code::Forbidden, "the file belongs to another organisation").into()),
-    }
+    let file = file.filter(|file| caller.reaches(file.org)).ok_or_else(|| ApiError::not_found("file", id.in_hex()))?;
+    Ok(Json(object(&file)).into_response())
 }
 
 struct ReceivedUpload {

@@ -34,9 +34,9 @@ pub const ROUTES: &[RouteEntry] = routes! {
     own "/batches/quote" Key { post: quotes::create }
     own "/quotes/{quote_id}" Key { get: quotes::read }
     own "/auth/account" Key { get: account::account }
-    own "/auth/account/api-keys" Key { get: account::list_keys, post: account::create_key }
-    own "/auth/account/api-keys/{api_key_id}" Key { delete: account::revoke_key }
-    own "/auth/account/delivery-webhook" Key { get: account::webhook, put: account::set_webhook, delete: account::remove_webhook }
+    own "/auth/account/api-keys" Manage { get: account::list_keys, post: account::create_key }
+    own "/auth/account/api-keys/{api_key_id}" Manage { delete: account::revoke_key }
+    own "/auth/account/delivery-webhook" Manage { get: account::webhook, put: account::set_webhook, delete: account::remove_webhook }
     own "/auth/agent-register" Open { post: account::register }
     own "/batches/input-manifests" Key { post: files::create }
     own "/batches/{batch_id}/artifact-url" Key { get: batches::artifact_url }

@@ -6,18 +6,21 @@
 //! its owner points at 127.0.0.1 (the `Host` shows this). Both are refused unless the settings
 //! allow them.
 //!
-//! Keys are kept as SHA-256 and compared in constant time. No key, right or wrong, is ever logged.
+//! Not here: the keys themselves ([`super::operator_keys`], and the store for clients' keys).
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
-use axum::http::{HeaderMap, HeaderValue, Uri};
-use secrecy::{ExposeSecret, SecretString};
+use axum::http::{HeaderMap, HeaderValue, Method, Uri};
+use secrecy::SecretString;
 use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 
-use super::caller::{Caller, FoundKey};
+use super::caller::Caller;
+use super::operator_keys::OperatorKeys;
 use crate::domain::error::Code;
+use crate::domain::org::ApiKey;
+use crate::domain::time::Timestamp;
 use crate::http::access_class::AccessClass;
 use crate::http::response::error::ApiError;
 
@@ -58,22 +61,34 @@ fn as_sent(origin: &str) -> String {
 /// The rule for which callers may call.
 #[derive(Debug, Clone)]
 pub struct Access {
-    /// SHA-256 of each key; empty means that no key is required.
-    keys: Vec<[u8; 32]>,
+    keys: Arc<OperatorKeys>,
     origins: Origins,
+}
+
+/// What a request says of its caller.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    pub method: &'a Method,
+    pub uri: &'a Uri,
+    pub headers: &'a HeaderMap,
+    pub now: Timestamp,
 }
 
 impl Access {
     /// A rule without keys: for a daemon that listens on loopback only.
     pub fn open() -> Self {
-        Self { keys: Vec::new(), origins: Origins::None }
+        Self::keys(&[])
     }
 
     /// A rule that requires one of these keys with each call; without any key this is
     /// [`Self::open`].
-    pub fn keys(keys: Vec<SecretString>) -> Self {
-        let digests = keys.iter().map(|key| Sha256::digest(key.expose_secret()).into()).collect();
-        Self { keys: digests, origins: Origins::None }
+    pub fn keys(keys: &[SecretString]) -> Self {
+        Self { keys: Arc::new(OperatorKeys::new(keys)), origins: Origins::None }
+    }
+
+    /// The operator's keys.
+    pub fn operator_keys(&self) -> &Arc<OperatorKeys> {
+        &self.keys
     }
 
     /// Allows calls from web pages of these origins.
@@ -88,20 +103,18 @@ impl Access {
     }
 
     /// Identifies the caller of a route of this class, if the caller may call. `known` finds a key
-    /// that a client has made, by the SHA-256 of its secret.
-    pub fn admit(
-        &self,
-        class: AccessClass,
-        uri: &Uri,
-        headers: &HeaderMap,
-        known: impl Fn(&[u8; 32]) -> Option<FoundKey>,
-    ) -> Result<Caller, ApiError> {
-        if self.keys.is_empty() {
+    /// that was made, by the SHA-256 of its secret.
+    ///
+    /// # Errors
+    /// When the caller may not call.
+    pub fn admit(&self, class: AccessClass, asked: Asked<'_>, known: impl Fn(&[u8; 32]) -> Option<ApiKey>) -> Result<Caller, ApiError> {
+        let Asked { method, uri, headers, now } = asked;
+        if !self.keys.are_required() {
             self.refuse_pages(uri, headers)?;
             // Any key will do if none is required, except a made key that is no longer valid.
             let digest = headers.get(AUTHORIZATION).and_then(bearer).map(|key| Sha256::digest(key).into());
             return match digest.and_then(|digest| Some((digest, known(&digest)?))) {
-                Some((digest, found)) => found.admit(digest, class),
+                Some((digest, key)) => Caller::with(&key, digest, class, method, now),
                 None => Ok(Caller::operator([0; 32])),
             };
         }
@@ -114,20 +127,18 @@ impl Access {
             return Err(ApiError::unauthorized(Code::InvalidApiKey, message));
         };
         let digest: [u8; 32] = Sha256::digest(key).into();
-        // Every key is compared, so that the time does not reveal which key was close.
-        let configured = self.keys.iter().fold(subtle::Choice::from(0), |known, each| known | each.ct_eq(&digest));
-        if bool::from(configured) {
+        if self.keys.have(&digest) {
             return Ok(Caller::operator(digest));
         }
-        if let Some(found) = known(&digest) {
-            return found.admit(digest, class);
+        if let Some(key) = known(&digest) {
+            return Caller::with(&key, digest, class, method, now);
         }
         Err(ApiError::unauthorized(Code::InvalidApiKey, "the API key is not one of those that this daemon knows"))
     }
 
     /// Refuses a web page that may not call, for a route that requires no key.
     pub(super) fn admit_keyless(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
-        if self.keys.is_empty() { self.refuse_pages(uri, headers) } else { Ok(()) }
+        if self.keys.are_required() { Ok(()) } else { self.refuse_pages(uri, headers) }
     }
 
     fn refuse_pages(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
@@ -193,7 +204,8 @@ mod tests {
 
     fn admitted(access: &Access, headers: &[(&'static str, &str)]) -> bool {
         let map = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
-        access.admit(AccessClass::Key, &Uri::from_static("/v1/batches"), &map, |_| None).is_ok()
+        let (method, uri, now) = (&Method::GET, &Uri::from_static("/v1/batches"), Timestamp::UNIX_EPOCH);
+        access.admit(AccessClass::Key, Asked { method, uri, headers: &map, now }, |_| None).is_ok()
     }
 
     #[test]
@@ -243,7 +255,7 @@ mod tests {
 
     #[test]
     fn with_keys_only_keys_count() {
-        let keys = Access::keys(vec!["alpha".into(), "beta".into()]);
+        let keys = Access::keys(&["alpha".into(), "beta".into()]);
         assert!(admitted(&keys, &[("authorization", "Bearer beta"), ("host", "batch.example"), ("origin", "https://x.example")]));
         assert!(admitted(&keys, &[("authorization", "bearer  alpha ")]));
         for value in ["Bearer", "Bearer ", "Basic alpha", "alpha", "Bearer gamma", "Bearer alph", ""] {

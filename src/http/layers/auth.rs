@@ -10,8 +10,11 @@ use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::Response;
 
-use super::caller::{Caller, FoundKey};
+use super::access_policy::Asked;
+use super::caller::Caller;
+use super::lease::Lease;
 use crate::domain::error::Code;
+use crate::domain::org::ApiKey;
 use crate::http::access_class::AccessClass;
 use crate::http::dialect::{speaks_batchrouter, speaks_phaseo};
 use crate::http::phaseo::context::Context;
@@ -44,7 +47,7 @@ pub async fn guard(
         return match link {
             // A client that has the link may have the file.
             Ok(signed) if matches!(*request.method(), Method::GET | Method::HEAD) => {
-                request.extensions_mut().insert(Caller::operator([0; 32]));
+                request.extensions_mut().insert(Caller::link());
                 request.extensions_mut().insert(signed);
                 next.run(request).await
             }
@@ -52,13 +55,17 @@ pub async fn guard(
             Err(error) => error.into_batchrouter(),
         };
     }
-    match api.access.admit(class, request.uri(), request.headers(), |digest| found(&api, digest)) {
+    let asked = Asked { method: request.method(), uri: request.uri(), headers: request.headers(), now: api.service.clock.now() };
+    match api.access.admit(class, asked, |digest| found(&api, digest)) {
         Ok(caller) if class == AccessClass::Operator && !caller.is_operator() => {
             ApiError::new(Code::Forbidden, "only the operator's own keys open this").into_response_at(request.uri().path())
         }
         Ok(caller) => {
+            let lease = Lease::new(api, caller.clone());
             request.extensions_mut().insert(caller);
-            next.run(request).await
+            request.extensions_mut().insert(lease.clone());
+            let response = next.run(request.map(|body| lease.bound(body))).await;
+            response.map(|body| lease.bound(body))
         }
         Err(error) if speaks_batchrouter(request.headers()) => error.into_batchrouter(),
         Err(error) if speaks_phaseo(&request) => Refusal::from(error).respond(&Context::of(&request)),
@@ -67,14 +74,9 @@ pub async fn guard(
 }
 
 /// Finds the made key whose secret has this SHA-256.
-pub fn found(api: &Api, digest: &[u8; 32]) -> Option<FoundKey> {
-    let now = api.service.clock.now();
-    api.service
-        .store
-        .key(digest)
-        .unwrap_or_else(|error| {
-            tracing::error!(%error, "an API key could not be looked up");
-            None
-        })
-        .map(|key| FoundKey { org: key.org, kind: key.kind, state: key.state(now) })
+pub fn found(api: &Api, digest: &[u8; 32]) -> Option<ApiKey> {
+    api.service.store.key(digest).unwrap_or_else(|error| {
+        tracing::error!(%error, "an API key could not be looked up");
+        None
+    })
 }

@@ -4,5 +4,7 @@ pub mod access_policy;
 pub mod auth;
 pub mod caller;
 pub mod head_fault;
+pub mod lease;
+pub mod operator_keys;
 pub mod request_body;
 pub mod trace;

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, Uri};
+use axum::http::{HeaderMap, Method, Uri};
 use axum::{Extension, Json};
 use serde_json::{Value, json};
 
 use super::access_class::AccessClass;
 use super::admin::catalog;
+use super::layers::access_policy::Asked;
 use super::layers::auth::found;
 use super::request::Params;
 use super::response::error::ApiError;
@@ -38,7 +39,8 @@ pub async fn healthz(State(api): State<Arc<Api>>) -> Result<Json<Value>, ApiErro
 pub async fn readyz(State(api): State<Arc<Api>>, uri: Uri, headers: HeaderMap, params: Params) -> Result<Json<Value>, ApiError> {
     let verbose = params.is_set("verbose");
     if verbose {
-        let caller = api.access.admit(AccessClass::Operator, &uri, &headers, |digest| found(&api, digest))?;
+        let asked = Asked { method: &Method::GET, uri: &uri, headers: &headers, now: api.service.clock.now() };
+        let caller = api.access.admit(AccessClass::Operator, asked, |digest| found(&api, digest))?;
         if !caller.is_operator() {
             return Err(ApiError::new(Code::Forbidden, "only the operator's own keys open this"));
         }

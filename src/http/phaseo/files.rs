@@ -136,7 +136,7 @@ async fn find(api: &Api, caller: &Caller, path: &RawPathParams) -> Result<File, 
     let not_there = || Refusal::not_found("file_not_found_or_not_owned", "file_id", named);
     let id: FileId = named.parse().map_err(|_| not_there())?;
     let file = api.service.store.file(id, api.service.clock.now()).await?;
-    file.filter(|file| file.org == caller.org).ok_or_else(not_there)
+    file.filter(|file| caller.reaches(file.org)).ok_or_else(not_there)
 }
 
 /// `GET /v1/files/{file_id}`

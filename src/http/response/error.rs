@@ -56,7 +56,7 @@ const fn row(code: Code) -> (StatusCode, &'static str) {
         Code::MissingApiKey | Code::InvalidApiKey | Code::ApiKeyExpired | Code::ApiKeyRevoked | Code::ApiKeyKind => {
             (StatusCode::UNAUTHORIZED, CLIENT)
         }
-        Code::OriginNotAllowed | Code::Forbidden => (StatusCode::FORBIDDEN, CLIENT),
+        Code::OriginNotAllowed | Code::Forbidden | Code::InsufficientScope => (StatusCode::FORBIDDEN, CLIENT),
         Code::UnknownRoute | Code::NotFound | Code::ModelNotFound | Code::ResultsExpired | Code::QuoteNotFound => {
             (StatusCode::NOT_FOUND, CLIENT)
         }
@@ -267,7 +267,6 @@ impl From<ServiceError> for ApiError {
             }
             ServiceError::NotAnInput(_) => Self::invalid("input_file_id", message),
             ServiceError::QuoteNotFound(_) => Self::new(Code::QuoteNotFound, message),
-            ServiceError::QuoteForeign | ServiceError::KeyForeign => Self::new(Code::Forbidden, message),
             ServiceError::QuoteExpired => Self::new(Code::QuoteExpired, message),
             ServiceError::QuoteUsed(_) => Self::new(Code::QuoteUsed, message),
             ServiceError::QuoteMismatch { field } => Self::new(Code::QuoteMismatch, message).param(field),

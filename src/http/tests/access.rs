@@ -7,7 +7,7 @@ use super::*;
 
 #[tokio::test]
 async fn keys_are_asked_for_except_by_probes() {
-    let bench = Bench::with(|api| api.access = Access::keys(vec!["alpha".into()])).await;
+    let bench = Bench::with(|api| api.access = Access::keys(&["alpha".into()])).await;
     let missing = bench.get("/v1/models").await;
     let wrong = bench.call("GET", "/v1/nothing", &[("authorization", "Bearer beta")], "").await;
     insta::assert_snapshot!(format!("{}\n{}", missing.text(), wrong.text()));
@@ -35,7 +35,7 @@ async fn without_keys_web_pages_and_foreign_names_are_refused() {
 #[tokio::test]
 async fn pages_of_listed_origins_may_call_and_read_errors() {
     let listed = Origins::of(vec!["https://tools.example".into()]);
-    let bench = Bench::with(|api| api.access = Access::keys(vec!["alpha".into()]).with_origins(listed)).await;
+    let bench = Bench::with(|api| api.access = Access::keys(&["alpha".into()]).with_origins(listed)).await;
     let ask = [
         ("origin", "https://tools.example"),
         ("access-control-request-method", "POST"),

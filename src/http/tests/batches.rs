@@ -63,7 +63,7 @@ async fn a_key_makes_one_batch_however_often_it_is_sent() {
 
 #[tokio::test]
 async fn keys_belong_to_their_callers_and_have_a_form() {
-    let bench = Bench::with(|api| api.access = Access::keys(vec!["alpha".into(), "beta".into()])).await;
+    let bench = Bench::with(|api| api.access = Access::keys(&["alpha".into(), "beta".into()])).await;
     let headers = |key: &'static str| [("content-type", "multipart/form-data; boundary=XX"), ("authorization", key)];
     let fields = form(&[("purpose", None, b"batch"), ("file", Some("a"), b"x")]);
     let file = bench.call("POST", "/v1/files", &headers("Bearer alpha"), fields).await.id();

@@ -206,7 +206,7 @@ async fn batchrouters_filters_are_checked_and_combined_with_and() {
 async fn batchrouters_catalog_is_public_and_nothing_else_is() {
     let bench = Bench::with(|api| {
         super::service(api).catalog = Arc::new(Catalog::for_tests(snapshot(MODELS)));
-        api.access = Access::keys(vec!["key".into()]);
+        api.access = Access::keys(&["key".into()]);
     })
     .await;
     for path in ["/v1/catalog/models", "/batchrouter/v1/catalog/models"] {
@@ -331,7 +331,7 @@ async fn a_provider_that_takes_every_model_does_not_offer_it() {
 #[tokio::test]
 async fn the_public_catalog_stays_public_where_other_origins_are_listed() {
     let origins = crate::http::Origins::of(vec!["https://tools.example".into()]);
-    let bench = Bench::with(|api| api.access = Access::keys(vec!["key".into()]).with_origins(origins)).await;
+    let bench = Bench::with(|api| api.access = Access::keys(&["key".into()]).with_origins(origins)).await;
     let preflight = async |path: &str, origin: &str| {
         let headers = [("origin", origin), ("access-control-request-method", "GET"), ("access-control-request-headers", "if-none-match")];
         bench.call("OPTIONS", path, &headers, "").await.header("access-control-allow-origin").to_owned()

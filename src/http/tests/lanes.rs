@@ -78,7 +78,7 @@ async fn lanes_that_do_not_exist_are_refused_with_what_was_probably_meant() {
 
 #[tokio::test]
 async fn operators_need_a_key_where_everybody_does() {
-    let bench = Bench::with(|api| api.access = Access::keys(vec!["alpha".into()])).await;
+    let bench = Bench::with(|api| api.access = Access::keys(&["alpha".into()])).await;
     assert_eq!(bench.get("/admin/lanes").await.status, 401);
     assert_eq!(ask(&bench, "pause", "groq").await.status, 401);
     assert!(bench.api.service.executor.lane_holds().is_empty());

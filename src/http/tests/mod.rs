@@ -26,6 +26,7 @@ use axum::routing::get;
 use bytes::Bytes;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -117,6 +118,7 @@ impl Bench {
             clock: Clock::new(move || Timestamp::from_second(read.load(Ordering::Relaxed)).unwrap()),
             limits: service::ServiceLimits { min_free_bytes: 0, ..service::ServiceLimits::default() },
             turns: QuoteTurns::default(),
+            key_changes: watch::Sender::default(),
             draining: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };

@@ -300,7 +300,7 @@ async fn lines_of_openais_batch_input_are_items_too() {
 
 #[tokio::test]
 async fn a_quote_belongs_to_the_organisation_that_asked_for_it() {
-    let bench = Bench::with(|api| api.access = Access::keys(vec!["alpha".into(), "beta".into()])).await;
+    let bench = Bench::with(|api| api.access = Access::keys(&["alpha".into(), "beta".into()])).await;
     let body = json!({"items": [item("a", "gpt-4o-mini")]}).to_string();
     let as_key = |key: &'static str| [("authorization", key), ("content-type", "application/json")];
     let made = bench.call("POST", "/v1/quotes/model", &as_key("Bearer alpha"), body.clone()).await;
@@ -319,7 +319,7 @@ async fn providers_the_fee_and_health_need_no_key() {
     let keys = Bench::with(|api| {
         super::service(api).catalog = bench.api.service.catalog.clone();
         super::service(api).limits.quotes.fee = "5.90".parse().unwrap();
-        api.access = Access::keys(vec!["alpha".into()]);
+        api.access = Access::keys(&["alpha".into()]);
     })
     .await;
     let directory = keys.get("/v1/providers").await.json();

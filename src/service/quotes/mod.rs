@@ -19,18 +19,17 @@ impl Service {
     /// A quote of an organisation.
     ///
     /// # Errors
-    /// When there is no such quote, or it belongs to another organisation.
+    /// When the organisation has no such quote.
     pub async fn quote(&self, org: OrgId, id: QuoteId) -> Result<KeptQuote, ServiceError> {
         // A quote that was never shown does not belong to any client.
-        let kept = self.store.quote(id).await?.filter(|kept| !kept.quote.shown.is_empty());
-        let kept = kept.ok_or(ServiceError::QuoteNotFound(id))?;
-        if kept.quote.org == org { Ok(kept) } else { Err(ServiceError::QuoteForeign) }
+        let kept = self.store.quote(id).await?.filter(|kept| !kept.quote.shown.is_empty() && kept.quote.org == org);
+        kept.ok_or(ServiceError::QuoteNotFound(id))
     }
 
     /// A quote that a batch can be made from, without the client's view of it.
     ///
     /// # Errors
-    /// When there is no such quote, or it belongs to another organisation, is used or has expired.
+    /// When the organisation has no such quote, or it is used or has expired.
     pub async fn usable_quote(&self, org: OrgId, id: QuoteId) -> Result<Quote, ServiceError> {
         let look = self.turns.look(org).await;
         let KeptQuote { quote, batch } = self.quote(org, id).await?;

@@ -1,10 +1,11 @@
-//! Organisations (version 1) and API keys (version 2) on disk.
+//! Organisations (version 2) and API keys (version 3) on disk.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Record, decode_old, moment, timestamp};
 use crate::domain::id::{KeyId, OrgId};
-use crate::domain::org::{ApiKey, KeyKind, Organisation};
+use crate::domain::org::scopes::Scopes;
+use crate::domain::org::{ApiKey, Closure, KeyKind, Organisation};
 use crate::domain::webhook::Webhook;
 use crate::store::record::error::RecordError;
 
@@ -19,9 +20,17 @@ pub(super) fn unpack_webhook((url, sealed_secret): WebhookRecord) -> Webhook {
     Webhook { url, sealed_secret }
 }
 
-/// Version 1 of an organisation.
+/// Version 2 of an organisation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrgRecord {
+    first: OrgRecord1,
+    /// When it was closed, and whether what it had is erased.
+    closure: Option<(i64, bool)>,
+}
+
+/// Version 1, from when no organisation was ever closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct OrgRecord1 {
     id: u128,
     name: String,
     created_at: i64,
@@ -29,38 +38,55 @@ pub struct OrgRecord {
 }
 
 impl Record for OrgRecord {
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
     const NAME: &'static str = "organisation";
+
+    fn decode_other(version: u8, body: &[u8]) -> Result<Self, RecordError> {
+        match version {
+            1 => Ok(Self { first: decode_old::<Self, _>(body)?, closure: None }),
+            other => Err(RecordError::unknown::<Self>(other)),
+        }
+    }
 }
 
 impl From<&Organisation> for OrgRecord {
     fn from(org: &Organisation) -> Self {
-        Self {
+        let first = OrgRecord1 {
             id: org.id.as_u128(),
             name: org.name.clone(),
             created_at: moment(org.created_at),
             webhook: org.webhook.as_ref().map(pack_webhook),
-        }
+        };
+        Self { first, closure: org.closure.map(|closure| (moment(closure.at), closure.erases)) }
     }
 }
 
 impl TryFrom<OrgRecord> for Organisation {
     type Error = RecordError;
 
-    fn try_from(record: OrgRecord) -> Result<Self, RecordError> {
+    fn try_from(OrgRecord { first, closure }: OrgRecord) -> Result<Self, RecordError> {
+        let closed = |(at, erases)| Ok(Closure { at: timestamp::<OrgRecord>(at)?, erases });
         Ok(Self {
-            id: OrgId::from_u128(record.id),
-            name: record.name,
-            created_at: timestamp::<OrgRecord>(record.created_at)?,
-            webhook: record.webhook.map(unpack_webhook),
+            id: OrgId::from_u128(first.id),
+            name: first.name,
+            created_at: timestamp::<OrgRecord>(first.created_at)?,
+            webhook: first.webhook.map(unpack_webhook),
+            closure: closure.map(closed).transpose()?,
         })
     }
 }
 
-/// Version 2 of an API key. The record does not hold the key's secret; the digest of it is the
+/// Version 3 of an API key. The record does not hold the key's secret; the digest of it is the
 /// record's key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyRecord {
+    second: KeyRecord2,
+    scopes: u8,
+}
+
+/// Version 2, from when keys had no scopes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct KeyRecord2 {
     first: KeyRecord1,
     kind: u8,
 }
@@ -77,15 +103,22 @@ struct KeyRecord1 {
 }
 
 impl Record for KeyRecord {
-    const VERSION: u8 = 2;
+    const VERSION: u8 = 3;
     const NAME: &'static str = "API key";
 
     fn decode_other(version: u8, body: &[u8]) -> Result<Self, RecordError> {
-        match version {
-            1 => Ok(Self { first: decode_old::<Self, _>(body)?, kind: KeyKind::BatchRouter.code() }),
-            other => Err(RecordError::unknown::<Self>(other)),
-        }
+        let second = match version {
+            1 => KeyRecord2 { first: decode_old::<Self, _>(body)?, kind: KeyKind::BatchRouter.code() },
+            2 => decode_old::<Self, KeyRecord2>(body)?,
+            other => return Err(RecordError::unknown::<Self>(other)),
+        };
+        let scopes = Scopes::before_scopes(kind(second.kind)?).code();
+        Ok(Self { second, scopes })
     }
+}
+
+fn kind(code: u8) -> Result<KeyKind, RecordError> {
+    KeyKind::from_code(code).ok_or_else(|| RecordError::damaged::<KeyRecord>(format!("{code} is no kind of key")))
 }
 
 impl From<&ApiKey> for KeyRecord {
@@ -98,18 +131,20 @@ impl From<&ApiKey> for KeyRecord {
             expires_at: key.expires_at.map(moment),
             revoked_at: key.revoked_at.map(moment),
         };
-        Self { first, kind: key.kind.code() }
+        Self { second: KeyRecord2 { first, kind: key.kind.code() }, scopes: key.scopes.code() }
     }
 }
 
 impl TryFrom<KeyRecord> for ApiKey {
     type Error = RecordError;
 
-    fn try_from(KeyRecord { first, kind }: KeyRecord) -> Result<Self, RecordError> {
+    fn try_from(KeyRecord { second: KeyRecord2 { first, kind: code }, scopes }: KeyRecord) -> Result<Self, RecordError> {
+        let none = || RecordError::damaged::<KeyRecord>(format!("{scopes} stands for no scopes"));
         Ok(Self {
             id: KeyId::from_u128(first.id),
             org: OrgId::from_u128(first.org),
-            kind: KeyKind::from_code(kind).ok_or_else(|| RecordError::damaged::<KeyRecord>(format!("{kind} is no kind of key")))?,
+            kind: kind(code)?,
+            scopes: Scopes::from_code(scopes).ok_or_else(none)?,
             name: first.name,
             created_at: timestamp::<KeyRecord>(first.created_at)?,
             expires_at: first.expires_at.map(timestamp::<KeyRecord>).transpose()?,
@@ -131,6 +166,7 @@ mod tests {
             id: KeyId::from_u128(7),
             org: OrgId::from_u128(300),
             kind,
+            scopes: Scopes::before_scopes(kind),
             name: Some("nightly".into()),
             created_at,
             expires_at,
@@ -139,11 +175,14 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_both_versions_are_read() {
+    fn keys_of_every_version_are_read() {
         for kind in KeyKind::ALL {
             let bytes = encode(&KeyRecord::from(&key(kind))).unwrap();
-            assert_eq!(bytes[0], 2);
+            assert_eq!(bytes[0], 3);
             assert_eq!(decode::<KeyRecord>(&bytes).unwrap().try_into(), Ok(key(kind)));
+            // Version 2 ended before the scopes.
+            let second = [&[2], &bytes[1..bytes.len() - 1]].concat();
+            assert_eq!(decode::<KeyRecord>(&second).unwrap().try_into(), Ok(key(kind)));
         }
         // The bytes that version 1 wrote.
         let mut first = vec![1, 7, 251, 0x2c, 0x01, 1, 7];
@@ -156,7 +195,24 @@ mod tests {
         }
         first.push(0);
         assert_eq!(decode::<KeyRecord>(&first).unwrap().try_into(), Ok(key(KeyKind::BatchRouter)));
-        let unknown = KeyRecord { kind: 9, ..KeyRecord::from(&key(KeyKind::OpenAi)) };
-        assert!(matches!(ApiKey::try_from(unknown), Err(RecordError::Damaged { .. })));
+        let known = KeyRecord::from(&key(KeyKind::OpenAi));
+        for unknown in [
+            KeyRecord { second: KeyRecord2 { kind: 9, ..known.second.clone() }, ..known.clone() },
+            KeyRecord { scopes: 0, ..known.clone() },
+        ] {
+            assert!(matches!(ApiKey::try_from(unknown), Err(RecordError::Damaged { .. })));
+        }
+    }
+
+    #[test]
+    fn organisations_of_both_versions_are_read() {
+        let org = Organisation::new("Acme".into(), Timestamp::from_microsecond(1_790_000_000_000_001).unwrap());
+        let closed = Organisation { closure: Some(Closure { at: org.created_at, erases: true }), ..org.clone() };
+        let bytes = encode(&OrgRecord::from(&closed)).unwrap();
+        assert_eq!(decode::<OrgRecord>(&bytes).unwrap().try_into(), Ok(closed));
+        let bytes = encode(&OrgRecord::from(&org)).unwrap();
+        // Version 1 ended before the closure.
+        let first = [&[1], &bytes[1..bytes.len() - 1]].concat();
+        assert_eq!(decode::<OrgRecord>(&first).unwrap().try_into(), Ok(org));
     }
 }

@@ -74,12 +74,12 @@ pub async fn create_from(api: &Arc<Api>, caller: Caller, headers: &HeaderMap, bo
 
 /// Reads a body. A large body takes time, and a turn.
 async fn read(api: &Api, caller: &Caller, headers: &HeaderMap, body: Bytes) -> Result<(CreateBody, Idempotency), Refusal> {
-    let (caller, headers) = (*caller, headers.clone());
+    let (reader, headers) = (caller.clone(), headers.clone());
     let reading = move || {
         if members(&body) > MAX_MEMBERS {
             return Err(ApiError::new(Code::TooLarge, format!("the body has more than {MAX_MEMBERS} members and elements")).into());
         }
-        let once = once(&headers, &caller, &body)?;
+        let once = once(&headers, &reader, &body)?;
         Ok((CreateBody::read(&body)?, once))
     };
     api.service.turns.take(caller.org, reading).await

@@ -36,16 +36,13 @@ use crate::store::{BatchDeletion, BatchQuery};
 const DEFAULT_LIST: usize = 20;
 const MAX_LIST: usize = 100;
 
-/// A batch of the caller's organisation.
+/// A batch that the caller reaches.
 ///
 /// # Errors
-/// When the batch does not exist, or belongs to another organisation.
+/// When there is no such batch.
 pub async fn find(api: &Api, caller: &Caller, id: BatchId) -> Result<Batch, ApiError> {
-    let batch = api.service.store.batch(id).await?.ok_or_else(|| ApiError::not_found("batch", id.in_hex()))?;
-    match batch.spec.org == caller.org {
-        true => Ok(batch),
-        false => Err(ApiError::new(Code::Forbidden, "the batch belongs to another organisation")),
-    }
+    let batch = api.service.store.batch(id).await?.filter(|batch| caller.reaches(batch.spec.org));
+    batch.ok_or_else(|| ApiError::not_found("batch", id.in_hex()))
 }
 
 /// The dialect's word for the status of a batch.

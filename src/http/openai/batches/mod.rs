@@ -45,12 +45,12 @@ fn shown(api: &Api, batch: &Batch) -> BatchObject {
     BatchObject::new(batch, &api.service.waiting(batch))
 }
 
-/// Finds a batch of the caller's; batches of others count as absent.
+/// Finds a batch that the caller reaches.
 ///
 /// # Errors
 /// When there is no such batch.
 pub async fn find(api: &Api, caller: &Caller, id: BatchId) -> Result<Batch, ApiError> {
-    let batch = api.service.store.batch(id).await?.filter(|batch| batch.spec.org == caller.org);
+    let batch = api.service.store.batch(id).await?.filter(|batch| caller.reaches(batch.spec.org));
     batch.ok_or_else(|| ApiError::not_found("batch", id))
 }
 

@@ -29,12 +29,12 @@ pub async fn list(
     Ok(Json(List::of(listing, |file| (file.id.to_string(), FileObject::from(file)))))
 }
 
-/// Finds a file of the caller's; files of others count as absent.
+/// Finds a file that the caller reaches.
 ///
 /// # Errors
 /// When there is no such file.
 pub async fn find(api: &Api, caller: &Caller, id: FileId) -> Result<File, ApiError> {
-    let file = api.service.store.file(id, api.service.clock.now()).await?.filter(|file| file.org == caller.org);
+    let file = api.service.store.file(id, api.service.clock.now()).await?.filter(|file| caller.reaches(file.org));
     file.ok_or_else(|| ApiError::not_found("file", id))
 }
 

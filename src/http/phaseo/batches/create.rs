@@ -118,7 +118,7 @@ struct PreparedCreate {
 }
 
 async fn prepare(api: &Api, caller: &Caller, body: Bytes, key: Option<String>) -> Result<PreparedCreate, Refusal> {
-    let (service, caller) = (api.service.clone(), *caller);
+    let (service, caller) = (api.service.clone(), caller.clone());
     let reading = move || {
         if members(&body) > MAX_MEMBERS {
             return Err(Refusal::invalid("invalid_request_body", format!("the body has more than {MAX_MEMBERS} members and elements")));

@@ -57,7 +57,7 @@ pub async fn find(api: &Api, caller: &Caller, path: &RawPathParams) -> Result<Ba
     let not_found = || not_there(named);
     let id: BatchId = named.parse().map_err(|_| not_found())?;
     let batch = api.service.store.batch(id).await.map_err(ApiError::from)?;
-    batch.filter(|batch| batch.spec.org == caller.org).ok_or_else(not_found)
+    batch.filter(|batch| caller.reaches(batch.spec.org)).ok_or_else(not_found)
 }
 
 fn not_there(id: &str) -> Refusal {

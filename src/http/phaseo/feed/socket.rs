@@ -14,6 +14,7 @@ use axum::extract::{MatchedPath, RawPathParams, Request, State};
 use axum::http::header::{CACHE_CONTROL, UPGRADE};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
+use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::time::{Instant, Interval, interval_at, timeout};
@@ -23,6 +24,7 @@ use super::deleted;
 use super::subscribe::FollowOptions;
 use crate::domain::id::BatchId;
 use crate::http::layers::caller::Caller;
+use crate::http::layers::lease::Lease;
 use crate::http::phaseo::CACHE;
 use crate::http::phaseo::batches::job::at;
 use crate::http::phaseo::batches::object::BatchLinks;
@@ -67,6 +69,7 @@ pub fn upgrade_required() -> Response {
 pub async fn socket(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
+    Extension(lease): Extension<Lease>,
     context: Context,
     headers: HeaderMap,
     params: Result<Params, ApiError>,
@@ -75,7 +78,7 @@ pub async fn socket(
 ) -> Response {
     let opened = async {
         let id = batch_of(path.ok().as_ref())?;
-        let own = api.service.store.batch(id).await.map_err(ApiError::from)?.is_some_and(|batch| batch.spec.org == caller.org);
+        let own = api.service.store.batch(id).await.map_err(ApiError::from)?.is_some_and(|batch| caller.reaches(batch.spec.org));
         if !own {
             return Err(not_found(&id.in_upper()));
         }
@@ -91,7 +94,8 @@ pub async fn socket(
         let waited_for = api.service.tasks.token();
         let upgrade = upgrade.read_buffer_size(READ_BUFFER).write_buffer_size(0).max_message_size(MAX_MESSAGE).max_frame_size(MAX_MESSAGE);
         Ok(upgrade.on_upgrade(move |socket| async move {
-            let talk = Talk { socket, follower, place, options, draining, shown_version: 0 };
+            let lapsed = Box::pin(lease.ended());
+            let talk = Talk { socket, follower, place, options, draining, lapsed, shown_version: 0 };
             talk.run(first).await;
             drop(waited_for);
         }))
@@ -146,6 +150,8 @@ enum End {
     Told,
     /// The daemon stops.
     Draining,
+    /// The client's key is no longer accepted.
+    Lapsed,
     /// The client sent a message that it may not send.
     Misuse,
     /// The batch cannot be read any more.
@@ -159,6 +165,7 @@ impl End {
         let (code, reason) = match self {
             Self::Told => (close_code::NORMAL, "closed"),
             Self::Draining => (close_code::AWAY, "stopping"),
+            Self::Lapsed => (close_code::POLICY, "the API key is no longer accepted"),
             Self::Misuse => (close_code::POLICY, "message refused"),
             Self::Failed => (close_code::ERROR, "failed"),
             Self::Gone => return None,
@@ -180,6 +187,8 @@ struct Talk {
     place: BatchLinks,
     options: FollowOptions,
     draining: CancellationToken,
+    /// Ends when the client's key is no longer accepted.
+    lapsed: BoxFuture<'static, ()>,
     /// The version of the state that was sent last.
     shown_version: u64,
 }
@@ -235,6 +244,7 @@ impl Talk {
         tokio::select! {
             biased;
             () = self.draining.cancelled() => Err(End::Draining),
+            () = &mut self.lapsed => Err(End::Lapsed),
             heard = self.socket.recv() => match heard {
                 Some(Ok(message)) => Ok(SocketEvent::Heard(message)),
                 Some(Err(_)) => Err(End::Misuse),
@@ -279,6 +289,7 @@ impl Talk {
         tokio::select! {
             sent = timeout(WRITE, self.socket.send(message)) => sent.ok().and_then(Result::ok).ok_or(End::Gone),
             () = self.draining.cancelled() => Err(End::Draining),
+            () = &mut self.lapsed => Err(End::Lapsed),
         }
     }
 }

@@ -85,7 +85,7 @@ async fn of_path(api: &Api, caller: &Caller, path: Option<&RawPathParams>, for_p
         return find(api, caller, path).await;
     }
     let id = named(path, "batch_id").parse().map_err(ApiError::from)?;
-    let batch = api.service.store.batch(id).await?.filter(|batch| batch.spec.org == caller.org);
+    let batch = api.service.store.batch(id).await?.filter(|batch| caller.reaches(batch.spec.org));
     Ok(batch.ok_or_else(|| ApiError::not_found("batch", id))?)
 }
 
