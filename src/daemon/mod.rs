@@ -7,6 +7,7 @@ mod catalog_reloader;
 mod components;
 pub mod config;
 mod discover;
+mod keys_reloader;
 pub mod lifecycle;
 mod local_run;
 mod server;

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::components::Core;
 use super::config::{AgentRegister, Settings, Switch, WebhookEndpoints};
+use super::keys_reloader::KeysReloader;
 use super::lifecycle::{Fate, Finish, Notifier, Shutdown, Tasks, keep_alive, watch_signals};
 use super::server_models::ServerModels;
 use crate::catalog::Catalog;
@@ -61,14 +62,17 @@ impl Daemon {
         let address = listener.local_addr().map_err(|reason| ServeError::Listen { address, reason })?;
         let tasks = Tasks::new(Shutdown::new());
         let core = Core::start(settings, env.clone(), &tasks, settings.max_connections).await?;
-        let listing = ServerModels::new(core.service.catalog.clone(), settings.upstream_api_key.clone(), env, core.descriptors.clone());
+        let listing =
+            ServerModels::new(core.service.catalog.clone(), settings.upstream_api_key.clone(), env.clone(), core.descriptors.clone());
         tasks.spawn("server-models", Fate::Optional, listing.run(tasks.shutdown().drain().clone()));
+        let access = Access::keys(&settings.api_keys).with_origins(Origins::of(settings.cors_origins.clone()));
+        let keys = KeysReloader::new(settings.clone(), env, access.operator_keys().clone());
         let tester = start_courier(settings, &core, address, &tasks)?;
         let router = http::router(Arc::new(Api {
             service: core.service.clone(),
             limits: limits(settings),
             descriptors: core.descriptors.clone(),
-            access: Access::keys(&settings.api_keys).with_origins(Origins::of(settings.cors_origins.clone())),
+            access,
             views: http::Views::default(),
             public_url: settings.public_url.clone(),
             accounts: accounts(settings),
@@ -83,8 +87,10 @@ impl Daemon {
         let serve = http::serve(listener, router, drain, settings.drain_timeout, core.descriptors.clone());
         tasks.spawn("http", Fate::Essential, serve);
         let hangups = Arc::new(Notify::new());
-        let reloads = reloads(core.service.catalog.clone(), hangups.clone(), notifier.clone(), serving_on(address));
+        let reloads = reloads(core.service.catalog.clone(), keys.clone(), hangups.clone(), notifier.clone(), serving_on(address));
         let drain = tasks.shutdown().drain().clone();
+        let follow = drain.clone().run_until_cancelled_owned(keys.follow());
+        tasks.spawn("keys", Fate::Optional, async move { _ = follow.await });
         tasks.spawn("reloads", Fate::Optional, async move { _ = drain.run_until_cancelled(reloads).await });
         watch_signals(&tasks, move || hangups.notify_one()).map_err(ServeError::Environment)?;
         keep_alive(tasks.shutdown(), notifier.clone());
@@ -133,16 +139,17 @@ fn serving_on(address: SocketAddr) -> String {
 
 /// Reloads after each SIGHUP and tells the service manager when a reload begins and ends. Signals
 /// that come during a reload lead to one more.
-async fn reloads(catalog: Arc<Catalog>, hangups: Arc<Notify>, notifier: Arc<Notifier>, serving: String) {
+async fn reloads(catalog: Arc<Catalog>, keys: Arc<KeysReloader>, hangups: Arc<Notify>, notifier: Arc<Notifier>, serving: String) {
     loop {
         hangups.notified().await;
         notifier.reloading();
-        // The manager waits for the end, not for success: the last good catalog stays in force.
-        match catalog.reload("SIGHUP").await {
-            Ok(_) => notifier.ready(&serving),
-            Err(error) => {
+        // The manager waits for the end, not for success: the last good catalog and keys stay in force.
+        let catalog = catalog.reload("SIGHUP").await.map(drop).map_err(|error| error.to_string());
+        let keys = keys.clone().reload().await;
+        match catalog.and(keys) {
+            Ok(()) => notifier.ready(&serving),
+            Err(told) => {
                 // A status has one line. The log has all faults.
-                let told = error.to_string();
                 let told: Vec<_> = told.lines().map(str::trim).take(2).collect();
                 notifier.ready(&format!("{serving}; not reloaded: {}", told.join(" ")));
             }

@@ -31,6 +31,7 @@ mod v1;
 mod tests;
 
 pub use layers::access_policy::{Access, Origins};
+pub use layers::operator_keys::OperatorKeys;
 pub use phaseo::{batch_message, told_of_batches};
 pub use request::body_room::BodyRoom;
 pub use response::error::ApiError;

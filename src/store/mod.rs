@@ -12,6 +12,7 @@
 //! One thread writes ([`writer`]); all other threads send work to it. That makes group commit,
 //! ordering and "check, then write" trivial, and one flush serves all callers that wait.
 
+mod audit_log;
 mod backup;
 mod batches;
 mod catalog;
@@ -128,6 +129,7 @@ pub struct Store {
 #[derive(Debug)]
 struct Inner {
     dir: dir::DataDir,
+    audit: audit_log::AuditLog,
     tree: Tree,
     space: Arc<Space>,
     removals: removals::Removals,

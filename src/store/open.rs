@@ -178,6 +178,7 @@ fn start(dir: DataDir, options: &Options, opened: Opened) -> Result<Store, Store
         .map_err(|e| StoreError::io("starting the writer of", dir.root().path(), &e))?;
     let writer = std::sync::Mutex::new(Some(thread));
     let inner = Inner {
+        audit: super::audit_log::AuditLog::new(dir.root()),
         dir,
         tree,
         space,

@@ -9,7 +9,8 @@ use tracing_subscriber::EnvFilter;
 use super::environment::Strings;
 use super::error::{Origin, SettingFault};
 use super::load::note_secret;
-use super::secret::{add, key, key_lines, read};
+use super::operator_keys::{check_length, of_file, of_variable};
+use super::secret::{add, key, read};
 use super::settings::{Settings, setting, unquoted};
 use crate::domain::authority;
 
@@ -44,7 +45,7 @@ pub(super) fn read_secrets(settings: &mut Settings, env: &dyn Strings, faults: &
     let mut keys = Vec::new();
     let mut found = None;
     if let Some(path) = &settings.api_keys_file {
-        match read(path).and_then(|text| key_lines(&text)) {
+        match of_file(path) {
             Ok(more) => {
                 add(&mut keys, more);
                 found = Some(Origin::File(path.clone()));
@@ -53,7 +54,7 @@ pub(super) fn read_secrets(settings: &mut Settings, env: &dyn Strings, faults: &
         }
     }
     if let Some((text, origin)) = from_env("api_keys", faults) {
-        match key_lines(&text.replace(',', "\n")) {
+        match of_variable(&text) {
             Ok(more) => {
                 add(&mut keys, more);
                 found = Some(origin);
@@ -79,6 +80,9 @@ pub(super) fn check(settings: &Settings, faults: &mut Vec<SettingFault>) {
              set the environment variable BATCHD_API_KEYS or the setting `api_keys_file` (one key a line), \
              or listen on a loopback address such as 127.0.0.1:7400",
         );
+    }
+    if let Err(reason) = check_length(settings.listen, &settings.api_keys) {
+        refuse("api_keys", &reason);
     }
     if settings.upstream.iter().any(|upstream| upstream.trim().is_empty()) {
         refuse("upstream", "must not hold an empty text");

@@ -3,7 +3,7 @@
 //!
 //! Two types: [`Written`], in which everything is optional, and [`Settings`], which is complete,
 //! validated and knows the origin of each part. Only the second circulates. No setting is reloaded
-//! while the daemon runs; only the catalog changes at run time.
+//! while the daemon runs; only the catalog and the operator's keys change at run time.
 //!
 //! Invariants others rely on: a secret comes from the environment or a file and is never printed;
 //! an address that other machines can reach has at least one API key.
@@ -15,6 +15,7 @@ mod environment;
 mod error;
 mod load;
 mod manual;
+mod operator_keys;
 mod percent;
 mod quantity;
 mod secret;

@@ -11,8 +11,10 @@ use axum::middleware::Next;
 use axum::response::Response;
 
 use super::access_policy::Asked;
+use super::audit::{Answered, Audited};
 use super::caller::Caller;
 use super::lease::Lease;
+use super::trace::CalledBy;
 use crate::domain::error::Code;
 use crate::domain::org::ApiKey;
 use crate::http::access_class::AccessClass;
@@ -36,11 +38,16 @@ pub async fn guard(
         return upgrade_required();
     }
     let class = index.access_of(request.uri(), request.extensions());
+    let audited = Audited::of(&request, class);
     if matches!(class, AccessClass::Open | AccessClass::Public) {
         // Reading shows web pages only what is public; any other method is for permitted callers.
         return match api.access.admit_keyless(request.uri(), request.headers()) {
             Err(error) if !request.method().is_safe() => error.into_batchrouter(),
-            Ok(()) | Err(_) => next.run(request).await,
+            Ok(()) | Err(_) => {
+                let response = next.run(request).await;
+                audited.end(&api, None, Answered::with(&response)).await;
+                response
+            }
         };
     }
     if let Some(link) = signed(request.uri(), api.service.store.seal(), api.service.clock.now()) {
@@ -61,10 +68,12 @@ pub async fn guard(
             ApiError::new(Code::Forbidden, "only the operator's own keys open this").into_response_at(request.uri().path())
         }
         Ok(caller) => {
-            let lease = Lease::new(api, caller.clone());
-            request.extensions_mut().insert(caller);
+            let lease = Lease::new(api.clone(), caller.clone());
+            request.extensions_mut().insert(caller.clone());
             request.extensions_mut().insert(lease.clone());
-            let response = next.run(request.map(|body| lease.bound(body))).await;
+            let mut response = next.run(request.map(|body| lease.bound(body))).await;
+            audited.end(&api, Some(&caller), Answered::with(&response)).await;
+            response.extensions_mut().insert(CalledBy { org: caller.org, key: caller.client().map(|key| key.id) });
             response.map(|body| lease.bound(body))
         }
         Err(error) if speaks_batchrouter(request.headers()) => error.into_batchrouter(),

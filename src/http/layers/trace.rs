@@ -5,14 +5,16 @@
 //! keys. The path is logged as the route that matched, so that ids do not make every line unique.
 
 use std::any::Any;
+use std::net::SocketAddr;
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tracing::Instrument;
+use tracing::field::display;
 
-use crate::domain::id::RequestId;
+use crate::domain::id::{KeyId, OrgId, RequestId};
 use crate::http::dialect::speaks_phaseo;
 use crate::http::response::error::ApiError;
 
@@ -26,11 +28,29 @@ const MAX_ID_CHARS: usize = 128;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Traced(pub RequestId);
 
+/// The address at the other end of a connection, among the extensions of its requests. Behind a proxy
+/// it is the proxy's.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub SocketAddr);
+
+/// The id of a request as its client sees it, among the extensions of the request.
+#[derive(Debug, Clone)]
+pub struct ShownId(pub HeaderValue);
+
+/// The caller of a request, among the extensions of its response: for the request's log line.
+#[derive(Debug, Clone)]
+pub struct CalledBy {
+    pub org: OrgId,
+    pub key: Option<KeyId>,
+}
+
 /// Gives the request an id, a span and, at its end, a log line.
 pub async fn request(mut request: Request, next: Next) -> Response {
     let number = new_number();
     request.extensions_mut().insert(Traced(number));
     let id = own_id(request.headers()).unwrap_or_else(|| new_id(number, speaks_phaseo(&request)));
+    request.extensions_mut().insert(ShownId(id.clone()));
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
     let shown = id.to_str().unwrap_or_default();
     let span = tracing::info_span!("request", request_id = shown, method = %request.method(), route);
@@ -38,11 +58,14 @@ pub async fn request(mut request: Request, next: Next) -> Response {
     let mut response = next.run(request).instrument(span.clone()).await;
     let latency_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let status = response.status().as_u16();
+    let by = response.extensions_mut().remove::<CalledBy>();
+    let (org, key) = (by.as_ref().map(|by| by.org), by.and_then(|by| by.key));
+    let (peer, org, key) = (peer.map(display), org.map(display), key.map(display));
     // Probes come every few seconds and are of no interest as long as they succeed.
     let quiet = status < 400 && matches!(route.as_str(), "/healthz" | "/readyz");
     span.in_scope(|| match quiet {
-        true => tracing::debug!(status, latency_ms, "request handled"),
-        false => tracing::info!(status, latency_ms, "request handled"),
+        true => tracing::debug!(status, latency_ms, peer, org, key, "request handled"),
+        false => tracing::info!(status, latency_ms, peer, org, key, "request handled"),
     });
     response.headers_mut().insert(REQUEST_ID, id);
     response

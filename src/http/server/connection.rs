@@ -37,6 +37,7 @@ use super::MAX_HEAD;
 use super::gate::{Gate, Standing};
 use crate::http::layers::head_fault::HeadFault;
 use crate::http::layers::request_body::Unread;
+use crate::http::layers::trace::Peer;
 
 /// How long and how many bytes are read from a client that has its answer and is still sending.
 const LINGER: Duration = Duration::from_secs(5);
@@ -85,7 +86,11 @@ pub async fn run(
         gate.open();
     }
     let (service, seen) = (TowerToHyperService::new(router), course.clone());
+    let peer = stream.peer_addr().ok().map(Peer);
     let service = service_fn(move |mut request: Request<Incoming>| {
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
         let exchange = seen.begins();
         if let Some(fault) = seen.fault() {
             request.extensions_mut().insert(fault);

@@ -53,6 +53,8 @@ pub(super) const PARTS: &str = "parts";
 /// The file that records how much of the store was durable.
 pub(super) const MARK: &str = "mark";
 pub(super) const MARK_NEW: &str = "mark.new";
+/// The audit log.
+pub(super) const AUDIT: &str = "audit";
 /// Files that are being written.
 pub(super) const SPOOL: &str = "spool";
 /// Content that was found and that no record names.
@@ -64,8 +66,8 @@ pub const RUNS: &str = "run";
 /// The outputs that `batchd run` has written, which it may overwrite. Lost without harm.
 pub const RUN_OUTPUTS: &str = "outputs.jsonl";
 /// Everything besides the databases that batchd makes in a data directory.
-const OURS: [&str; 12] =
-    [DAMAGED_SNAPSHOTS, FILES, PARTS, SPOOL, LOST_FOUND, LOST_FOUND_TOO, SEAL_KEY, SEAL_KEY_NEW, MARK, MARK_NEW, RUN_OUTPUTS, LOCK];
+const OURS: [&str; 13] =
+    [DAMAGED_SNAPSHOTS, FILES, PARTS, AUDIT, SPOOL, LOST_FOUND, LOST_FOUND_TOO, SEAL_KEY, SEAL_KEY_NEW, MARK, MARK_NEW, RUN_OUTPUTS, LOCK];
 
 /// A data directory that no other process has, before anything in it was examined.
 #[derive(Debug)]

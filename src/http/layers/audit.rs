@@ -1,0 +1,112 @@
+//! What is recorded in the audit log: who did what, from where, and what came of it.
+//!
+//! Recorded is every change by way of a route for the operator or for those who manage keys, every
+//! deletion, and whatever the operator reaches of another organisation. Which routes these are
+//! follows from the table of routes, so that a new route cannot be forgotten. A caller that is not
+//! let in leaves no line here: strangers would push out what counts.
+//!
+//! Invariant: the line is durable before the answer begins.
+
+use axum::extract::Request;
+use axum::http::{Method, StatusCode};
+use axum::response::Response;
+use serde_json::{Value, json};
+
+use super::caller::{Caller, Role};
+use super::trace::{Peer, ShownId};
+use crate::domain::id::OrgId;
+use crate::domain::text::hex;
+use crate::http::access_class::AccessClass;
+use crate::http::state::Api;
+
+/// The most characters of a path that are recorded.
+const MAX_PATH: usize = 500;
+
+/// The id of what a request has made, among the extensions of its response.
+#[derive(Debug, Clone)]
+pub struct Made(pub String);
+
+/// What came of a request.
+pub struct Answered {
+    status: StatusCode,
+    made: Option<Made>,
+}
+
+impl Answered {
+    pub fn with(response: &Response) -> Self {
+        Self { status: response.status(), made: response.extensions().get::<Made>().cloned() }
+    }
+}
+
+/// A request that may have to be recorded.
+pub struct Audited {
+    class: AccessClass,
+    method: Method,
+    path: String,
+    request_id: Option<String>,
+    peer: Option<String>,
+}
+
+impl Audited {
+    /// What is known of a request before it is answered.
+    pub fn of(request: &Request, class: AccessClass) -> Self {
+        Self {
+            class,
+            method: request.method().clone(),
+            path: request.uri().path().chars().take(MAX_PATH).collect(),
+            request_id: request.extensions().get::<ShownId>().and_then(|id| id.0.to_str().ok()).map(str::to_owned),
+            peer: request.extensions().get::<Peer>().map(|peer| peer.0.to_string()),
+        }
+    }
+
+    /// Records the request if it has to be; `caller` is `None` where no key is asked for.
+    pub async fn end(self, api: &Api, caller: Option<&Caller>, came_of_it: Answered) {
+        let reached = caller.and_then(Caller::reached);
+        if !self.is_recorded() && reached.is_none() {
+            return;
+        }
+        let line = self.line(api, caller, reached, &came_of_it).to_string();
+        if let Err(error) = api.service.store.audit(line.clone().into_bytes()).await {
+            tracing::error!(%error, line, "a line of the audit log could not be written");
+        }
+    }
+
+    fn is_recorded(&self) -> bool {
+        let changes = !self.method.is_safe();
+        match self.class {
+            AccessClass::Operator | AccessClass::Manage | AccessClass::Management | AccessClass::Open => changes,
+            AccessClass::Key | AccessClass::Public => self.method == Method::DELETE,
+        }
+    }
+
+    fn line(&self, api: &Api, caller: Option<&Caller>, reached: Option<OrgId>, came_of_it: &Answered) -> Value {
+        let who = match caller.map(|caller| &caller.role) {
+            // The beginning of the key's SHA-256 tells the operator's keys apart, and tells no key.
+            Some(Role::Operator { .. }) => caller.map(|caller| format!("operator:{}", hex(&caller.key[..4]))),
+            Some(Role::Client(key)) => Some(key.id.to_string()),
+            Some(Role::Link) | None => None,
+        };
+        let status = came_of_it.status;
+        json!({
+            "at": api.service.clock.now().to_string(),
+            "who": who,
+            "org": caller.map(|caller| caller.org.to_string()),
+            "from": self.peer,
+            "request_id": self.request_id,
+            "method": self.method.as_str(),
+            "path": self.path,
+            "of_org": reached.map(|org| org.to_string()),
+            "made": came_of_it.made.as_ref().map(|made| &made.0),
+            "status": status.as_u16(),
+            "outcome": outcome(status),
+        })
+    }
+}
+
+fn outcome(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        ..400 => "done",
+        400..500 => "refused",
+        500.. => "failed",
+    }
+}
