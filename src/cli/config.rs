@@ -84,7 +84,7 @@ mod tests {
 
     const ENV: [(&str, &str); 5] = [
         ("HOME", "/home/ada"),
-        ("BATCHD_API_KEYS", "sk-first,sk-second"),
+        ("BATCHD_API_KEYS", "sk-first-of-the-two,sk-second-of-the-two"),
         ("BATCHD_LISTEN", "0.0.0.0:80"),
         ("BATCHD_UPSTREAM", "https://a.example/v1, http://10.0.0.7:8000"),
         ("BATCHD_FILE_RETENTION", "30d"),
@@ -127,7 +127,7 @@ mod tests {
         let path = folder.path().join("batchd.toml");
         let shown = show(&Settings::load(&Flags::default(), &HashMap::from(ENV)).unwrap());
         std::fs::write(&path, &shown).unwrap();
-        let env = HashMap::from([("BATCHD_API_KEYS", "sk-first,sk-second")]);
+        let env = HashMap::from([("BATCHD_API_KEYS", "sk-first-of-the-two,sk-second-of-the-two")]);
         let again = Settings::load(&Flags { config: Some(path), ..Flags::default() }, &env).unwrap();
         let values = |text: &str| text.lines().map(|line| line.rsplit_once("  #").unwrap().0.to_owned()).collect::<Vec<_>>();
         assert_eq!(values(&show(&again)), values(&shown));

@@ -8,14 +8,15 @@ use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use self::args::{Org, When};
+use self::args::When;
+use super::org::{Org, find, ids};
 use super::output::{CommandRefused, put, table};
 use super::remote::{self, RemoteArgs};
 use super::say;
-use crate::client::Client;
 use crate::daemon::Environment;
 use crate::domain::id::KeyId;
 use crate::domain::org::KeyKind;
+use crate::domain::org::scopes::Scope;
 use crate::domain::time::Timestamp;
 
 /// Make, show and revoke the API keys of a running daemon's clients
@@ -38,9 +39,17 @@ pub struct CreateArgs {
     dialect: String,
     /// Whose it is: the name or id of an organisation, or `operator` for the operator's own
     ///
-    /// If none has that name, one is created, with unlimited credits.
     #[arg(long, value_name = "NAME")]
     org: Org,
+    /// Create the organisation if none has that name, with unlimited credits
+    #[arg(long)]
+    create_org: bool,
+    /// What the key permits, separated by commas: read, write, manage
+    ///
+    /// By default a key may read and write; only a key that may manage makes and revokes keys and sets
+    /// receivers of webhooks.
+    #[arg(long, value_name = "SCOPES", value_delimiter = ',', value_parser = PossibleValuesParser::new(Scope::WORDS))]
+    scope: Vec<String>,
     /// For managing the receivers of webhooks, and nothing else; with `--dialect phaseo` alone
     #[arg(long)]
     management: bool,
@@ -92,14 +101,19 @@ async fn create(args: &CreateArgs, env: Environment) -> Result<u8, CommandRefuse
     let client = args.remote.client(&env)?;
     let org = match find(&client, &args.org).await? {
         Ok(id) => id,
+        Err(name) if !args.create_org => {
+            return Err(CommandRefused::usage(format!("there is no organisation with the name `{name}`; --create-org creates it")));
+        }
         Err(name) => {
-            let made = client.add_organisation(name).await?;
+            let made = client.add_organisation(name, None).await?;
             say(&format!("created the organisation `{name}` with unlimited credits: {}", text(&made["org_id"])));
             text(&made["org_id"]).to_owned()
         }
     };
+    let scopes = (!args.scope.is_empty()).then_some(&args.scope);
     let wish = json!({
-        "dialect": args.dialect, "management": args.management, "name": args.name, "expires_at": expires_at.map(|at| at.to_string()),
+        "dialect": args.dialect, "management": args.management, "name": args.name,
+        "expires_at": expires_at.map(|at| at.to_string()), "scopes": scopes,
     });
     let made = client.add_key(&org, &wish).await?;
     let (id, org) = (text(&made["api_key_id"]), text(&made["org_name"]));
@@ -141,26 +155,6 @@ async fn revoke(args: &RevokeArgs, env: Environment) -> Result<u8, CommandRefuse
     Ok(0)
 }
 
-/// The id of an organisation, or its name if no organisation has it.
-async fn find<'a>(client: &Client, org: &'a Org) -> Result<Result<String, &'a str>, CommandRefused> {
-    let name = match org {
-        Org::Id(id) => return Ok(Ok(id.in_hex())),
-        Org::Named(name) => name,
-    };
-    let mut found = ids(&client.organisations(Some(("name", name))).await?);
-    if found.len() > 1 {
-        return Err(CommandRefused::usage(format!(
-            "several organisations have the name `{name}`; choose one by its id: {}",
-            found.join(", ")
-        )));
-    }
-    Ok(found.pop().ok_or(name))
-}
-
-fn ids(orgs: &[Value]) -> Vec<String> {
-    orgs.iter().map(|org| text(&org["org_id"]).to_owned()).collect()
-}
-
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or("-")
 }
@@ -178,10 +172,14 @@ fn render(keys: &[Value]) -> String {
         let org = if shared.contains(&name) { text(&key["org_id"]) } else { name };
         let management = if key["management"] == true { " management" } else { "" };
         let dialect = format!("{}{management}", text(&key["dialect"]));
+        let scopes: Vec<_> = key["scopes"].as_array().into_iter().flatten().map(text).collect();
+        let scopes = scopes.join(",");
         let cell = |field: &str| text(&key[field]);
-        [cell("api_key_id"), org, &dialect, cell("name"), cell("created_at"), cell("expires_at"), cell("state")].map(str::to_owned).to_vec()
+        [cell("api_key_id"), org, &dialect, &scopes, cell("name"), cell("created_at"), cell("expires_at"), cell("state")]
+            .map(str::to_owned)
+            .to_vec()
     };
-    table(&["id", "org", "dialect", "name", "created", "expires", "state"], keys.iter().map(row).collect())
+    table(&["id", "org", "dialect", "scopes", "name", "created", "expires", "state"], keys.iter().map(row).collect())
 }
 
 #[cfg(test)]
@@ -193,7 +191,7 @@ mod tests {
         let key = |n: u32, org: (u32, &str), dialect: &str, expires: Option<&str>, state: &str| {
             json!({
                 "api_key_id": format!("key_{n:032x}"), "org_id": format!("org_{:032x}", org.0), "org_name": org.1,
-                "dialect": dialect, "management": n == 3, "name": (n == 1).then_some("nightly"),
+                "dialect": dialect, "management": n == 3, "scopes": (if n == 3 { ["manage"].as_slice() } else { &["read", "write"] }), "name": (n == 1).then_some("nightly"),
                 "created_at": "2026-11-24T15:06:00.000Z", "expires_at": expires, "revoked_at": null, "state": state,
             })
         };

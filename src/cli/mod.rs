@@ -11,6 +11,8 @@ pub mod config;
 mod demo;
 mod keys;
 mod lanes;
+mod org;
+mod orgs;
 mod output;
 pub mod progress;
 mod remote;
@@ -56,6 +58,9 @@ enum Command {
     /// Make, show and revoke the API keys of a running daemon's clients
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// Show, name, fund and close the organisations of a running daemon
+    #[command(subcommand)]
+    Orgs(orgs::OrgsCommand),
     /// Check, compare and make catalog seeds
     #[command(subcommand)]
     Catalog(catalog::CatalogCommand),
@@ -93,6 +98,7 @@ pub fn main() -> ExitCode {
         Command::Lanes(command) => lanes::run(&command, env),
         Command::Batches(command) => batches::run(&command, env),
         Command::Keys(command) => keys::run(&command, env),
+        Command::Orgs(command) => orgs::run(&command, env),
         Command::Catalog(command) => catalog::run(&command, env),
         Command::Store(command) => store::run(&command, env),
         Command::Config(command) => match config::run(&command, env, &mut std::io::stdout()) {

@@ -16,12 +16,22 @@ impl Client {
         Ok(list["data"].as_array().cloned().unwrap_or_default())
     }
 
-    /// Adds an organisation without a limit and without a key; returns its object.
+    /// Adds an organisation without a key, with so many US dollars of credits or without a limit;
+    /// returns its object.
     ///
     /// # Errors
     /// When the daemon cannot be reached or refuses.
-    pub async fn add_organisation(&self, name: &str) -> Result<Value, ClientError> {
-        self.at_root().send("/admin/organisations", &json!({ "name": name, "api_key": false })).await
+    pub async fn add_organisation(&self, name: &str, credits: Option<&str>) -> Result<Value, ClientError> {
+        self.at_root().send("/admin/organisations", &json!({ "name": name, "credits": credits, "api_key": false })).await
+    }
+
+    /// Changes an organisation through one of its routes: `` gives it another name, `/credits` and
+    /// `/close` do what they say. Returns its object.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached or refuses.
+    pub async fn change_organisation(&self, org: &str, route: &str, wish: &Value) -> Result<Value, ClientError> {
+        self.at_root().send(&format!("/admin/organisations/{org}{route}"), wish).await
     }
 
     /// Makes a key for an organisation; returns its object, with the secret.

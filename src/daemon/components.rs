@@ -3,6 +3,7 @@
 //!
 //! `serve` puts the API on top of it; `run` works with it directly.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,7 +107,9 @@ impl Core {
             draining: shutdown.drain().clone(),
             tasks: TaskTracker::new(),
         };
-        Ok(Self { service: Arc::new(service), descriptors, _watcher: watcher })
+        let service = Arc::new(service);
+        tasks.spawn("closing", Fate::Optional, wind_up(service.clone(), shutdown.drain().clone()));
+        Ok(Self { service, descriptors, _watcher: watcher })
     }
 
     /// Makes everything durable and closes the store. Call this after the tasks have ended.
@@ -217,6 +220,18 @@ fn watch_store(store: &Store, clock: &Clock, kept: RetentionSettings, tasks: &Ta
             }
         }
     });
+}
+
+/// Does what is left to do for closed organisations, until `drain` is cancelled.
+async fn wind_up(service: Arc<Service>, drain: CancellationToken) {
+    let mut ticks = tokio::time::interval(SWEEP_EVERY);
+    let mut done = HashSet::new();
+    while drain.run_until_cancelled(ticks.tick()).await.is_some() {
+        match service.wind_up(&done).await {
+            Ok(finished) => done.extend(finished),
+            Err(error) => tracing::error!(%error, "what is left of closed organisations could not be removed"),
+        }
+    }
 }
 
 fn open_provider(settings: &Settings, env: Environment, clock: Clock, descriptors: Descriptors) -> OpenProvider {

@@ -12,7 +12,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::access_class::AccessClass;
-use super::admin::{catalog, lanes, orgs};
+use super::admin::{batches, catalog, lanes, orgs};
 use super::layers::access_policy::Origins;
 use super::layers::{auth, head_fault, request_body, trace};
 use super::ops::metrics;
@@ -42,9 +42,16 @@ const OPERATIONS: &[RouteEntry] = routes! {
     own "/admin/catalog/history" Operator { get: catalog::history }
     own "/admin/store/backup" Operator { post: catalog::backup }
     own "/admin/organisations" Operator { get: orgs::list, post: orgs::create }
+    own "/admin/organisations/{org_id}" Operator { get: orgs::retrieve, post: orgs::rename }
+    own "/admin/organisations/{org_id}/close" Operator { post: orgs::close }
     own "/admin/organisations/{org_id}/credits" Operator { post: orgs::credit }
     own "/admin/organisations/{org_id}/keys" Operator { get: orgs::list_keys, post: orgs::create_key }
     own "/admin/organisations/{org_id}/keys/{api_key_id}" Operator { delete: orgs::revoke_key }
+    own "/admin/batches" Operator { get: batches::list }
+    own "/admin/batches/{batch_id}" Operator { get: batches::retrieve }
+    own "/admin/batches/{batch_id}/pause" Operator { post: batches::pause }
+    own "/admin/batches/{batch_id}/resume" Operator { post: batches::resume }
+    own "/admin/batches/{batch_id}/cancel" Operator { post: batches::cancel }
     own "/admin/lanes" Operator { get: lanes::list }
     own "/admin/lanes/pause" Operator { post: lanes::pause }
     own "/admin/lanes/resume" Operator { post: lanes::resume }

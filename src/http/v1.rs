@@ -101,7 +101,8 @@ async fn results(State(api): State<Arc<Api>>, request: Request) -> Response {
     }
 }
 
-/// The dialect of the batch that a path names, or that of the client if there is no such batch.
+/// The dialect of the batch that a path names, or that of the client if the client reaches no such
+/// batch: the form of an answer must not tell that a batch of others exists.
 async fn of_batch(api: &Arc<Api>, request: Request) -> (Dialect, Request) {
     let (mut parts, body) = request.into_parts();
     let id = PathId::<BatchId>::from_request_parts(&mut parts, api).await.ok();
@@ -109,6 +110,8 @@ async fn of_batch(api: &Arc<Api>, request: Request) -> (Dialect, Request) {
         Some(PathId(id)) => api.service.store.batch(id).await.ok().flatten(),
         None => None,
     };
+    let caller = parts.extensions.get::<Caller>();
+    let batch = batch.filter(|batch| caller.is_some_and(|caller| caller.reaches(batch.spec.org)));
     let dialect = batch.map(|batch| batch.spec.dialect).or_else(|| of_client(&parts.headers)).unwrap_or(Dialect::OpenAi);
     (dialect, Request::from_parts(parts, body))
 }

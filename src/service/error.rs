@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::quotes::outcome::Outcome;
 use crate::domain::batch::problem::ProblemCode;
-use crate::domain::id::{BatchId, FileId, KeyId, QuoteId};
+use crate::domain::id::{BatchId, FileId, KeyId, OrgId, QuoteId};
 use crate::domain::org::ledger::Shortfall;
 use crate::executor::Gone;
 use crate::store::error::StoreError;
@@ -78,6 +78,12 @@ pub enum ServiceError {
     TooManyOrgs(usize),
     #[error("an organisation can have {0} keys, those that were revoked included")]
     TooManyKeys(usize),
+    #[error("the organisation is closed")]
+    OrgClosed,
+    #[error("there is no organisation `{0}`")]
+    OrgNotFound(OrgId),
+    #[error("the operator's own organisation cannot be closed")]
+    OrgIsOperators,
     #[error("there is no API key `{0}`")]
     KeyNotFound(KeyId),
     #[error(transparent)]

@@ -9,6 +9,7 @@
 
 pub mod batches;
 pub mod capacity;
+mod closing;
 mod error;
 pub mod feed;
 mod key_secret;

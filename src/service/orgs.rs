@@ -66,6 +66,7 @@ impl Service {
                 Ok(())
             }
             Added::TooMany => Err(ServiceError::TooManyOrgs(most)),
+            Added::Closed => Err(ServiceError::OrgClosed),
         }
     }
 
@@ -107,6 +108,7 @@ impl Service {
                 Ok(())
             }
             Added::TooMany => Err(ServiceError::TooManyKeys(MAX_KEYS)),
+            Added::Closed => Err(ServiceError::OrgClosed),
         }
     }
 

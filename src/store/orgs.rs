@@ -9,7 +9,7 @@ use super::record::ledger::AccountRecord;
 use super::record::org::{KeyRecord, OrgRecord};
 use crate::domain::id::{KeyId, OrgId};
 use crate::domain::org::ledger::{Account, Credits};
-use crate::domain::org::{ApiKey, Organisation};
+use crate::domain::org::{ApiKey, Closure, Organisation};
 use crate::domain::time::Timestamp;
 use crate::domain::webhook::Webhook;
 use crate::store::error::StoreError;
@@ -28,6 +28,8 @@ pub enum Added {
     Done,
     /// The limit is reached.
     TooMany,
+    /// The organisation is closed.
+    Closed,
 }
 
 /// The outcome of a revocation.
@@ -96,11 +98,37 @@ impl Store {
     /// # Errors
     /// When the store has failed or the record is damaged.
     pub async fn set_org_webhook(&self, id: OrgId, webhook: Option<Webhook>) -> Result<bool, StoreError> {
+        let changed = self.commit(move |tx| change_org(tx, id, |org| Organisation { webhook, ..org })).await?;
+        Ok(changed.is_some())
+    }
+
+    /// Gives an organisation another name; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// When the store has failed or the record is damaged.
+    pub async fn rename_org(&self, id: OrgId, name: String) -> Result<Option<Organisation>, StoreError> {
+        self.commit(move |tx| change_org(tx, id, |org| Organisation { name, ..org })).await
+    }
+
+    /// Closes an organisation and revokes its keys, in one step; `None` if it does not exist. An
+    /// organisation that was closed before stays closed since then; what it had may still be given up
+    /// for erasure.
+    ///
+    /// # Errors
+    /// When the store has failed or a record is damaged.
+    pub async fn close_org(&self, id: OrgId, closure: Closure) -> Result<Option<Organisation>, StoreError> {
         self.commit(move |tx| {
-            let found = tx.tree().get(format::org(id))?.map(|bytes| decode_org(&bytes)).transpose()?;
-            let Some(org) = found.or_else(|| operator(id)) else { return Ok(false) };
-            tx.put(format::org(id), &OrgRecord::from(&Organisation { webhook, ..org }))?;
-            Ok(true)
+            let closed = change_org(tx, id, |org| {
+                let before = org.closure.unwrap_or(closure);
+                Organisation { closure: Some(Closure { at: before.at, erases: before.erases || closure.erases }), ..org }
+            })?;
+            if closed.is_some() {
+                let keys: Vec<_> = tx.tree().scan_prefix(format::keys_of(id)).collect::<Result<_, _>>()?;
+                for (_, digest) in keys {
+                    revoke(tx, &digest, closure.at)?;
+                }
+            }
+            Ok(closed)
         })
         .await
     }
@@ -111,6 +139,10 @@ impl Store {
     /// When the store has failed.
     pub async fn add_key(&self, key: ApiKey, digest: [u8; 32]) -> Result<Added, StoreError> {
         self.commit(move |tx| {
+            let org = tx.tree().get(format::org(key.org))?.map(|bytes| decode_org(&bytes)).transpose()?;
+            if org.is_some_and(|org| org.closure.is_some()) {
+                return Ok(Added::Closed);
+            }
             if tx.tree().scan_prefix(format::keys_of(key.org)).keys().take(MAX_KEYS).count() == MAX_KEYS {
                 return Ok(Added::TooMany);
             }
@@ -159,11 +191,7 @@ impl Store {
     pub async fn revoke_key(&self, org: OrgId, id: KeyId, now: Timestamp) -> Result<Revoked, StoreError> {
         self.commit(move |tx| {
             let Some(digest) = tx.tree().get(format::key_of(org, id))? else { return Ok(Revoked::NotFound) };
-            let place = format::key_at(&digest);
-            let Some(key) = tx.tree().get(&place)?.map(|bytes| decode_key(&bytes)).transpose()? else { return Ok(Revoked::NotFound) };
-            let key = ApiKey { revoked_at: key.revoked_at.or(Some(now)), ..key };
-            tx.put(place, &KeyRecord::from(&key))?;
-            Ok(Revoked::Done(key))
+            Ok(revoke(tx, &digest, now)?.map_or(Revoked::NotFound, Revoked::Done))
         })
         .await
     }
@@ -173,6 +201,23 @@ impl Store {
 fn operator(id: OrgId) -> Option<Organisation> {
     let created_at = Timestamp::UNIX_EPOCH;
     (id == OrgId::OPERATOR).then(|| Organisation { id, name: "Operator".to_owned(), created_at, webhook: None, closure: None })
+}
+
+/// Changes an organisation; `None` if it does not exist.
+fn change_org(tx: &mut Tx<'_>, id: OrgId, change: impl FnOnce(Organisation) -> Organisation) -> Result<Option<Organisation>, StoreError> {
+    let found = tx.tree().get(format::org(id))?.map(|bytes| decode_org(&bytes)).transpose()?;
+    let Some(org) = found.or_else(|| operator(id)).map(change) else { return Ok(None) };
+    tx.put(format::org(id), &OrgRecord::from(&org))?;
+    Ok(Some(org))
+}
+
+/// Revokes the key whose secret has this SHA-256, unless it was revoked before.
+fn revoke(tx: &mut Tx<'_>, digest: &[u8], now: Timestamp) -> Result<Option<ApiKey>, StoreError> {
+    let place = format::key_at(digest);
+    let Some(key) = tx.tree().get(&place)?.map(|bytes| decode_key(&bytes)).transpose()? else { return Ok(None) };
+    let key = ApiKey { revoked_at: key.revoked_at.or(Some(now)), ..key };
+    tx.put(place, &KeyRecord::from(&key))?;
+    Ok(Some(key))
 }
 
 fn put_key(tx: &mut Tx<'_>, key: &ApiKey, digest: &[u8; 32]) -> Result<(), StoreError> {

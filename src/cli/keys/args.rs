@@ -1,44 +1,10 @@
-//! The values that `batchd keys` takes from the command line: an organisation, and an expiry time.
+//! The time that `batchd keys` takes from the command line.
 
 use std::str::FromStr;
 use std::time::Duration;
 
 use crate::daemon::config::DurationText;
-use crate::domain::id::{IdError, OrgId};
 use crate::domain::time::{Timestamp, later};
-
-/// An organisation, as people name it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Org {
-    Id(OrgId),
-    /// By its name. No organisation may have that name, and several may.
-    Named(String),
-}
-
-/// A text that cannot stand for an organisation.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NoOrg {
-    #[error("must not be empty")]
-    Empty,
-    /// A mistyped id must not become the name of a new organisation.
-    #[error(transparent)]
-    Id(#[from] IdError),
-}
-
-impl FromStr for Org {
-    type Err = NoOrg;
-
-    fn from_str(text: &str) -> Result<Self, NoOrg> {
-        match text.parse::<OrgId>() {
-            _ if text.is_empty() => Err(NoOrg::Empty),
-            _ if text == "operator" => Ok(Self::Id(OrgId::OPERATOR)),
-            Ok(id) => Ok(Self::Id(id)),
-            Err(error @ IdError::WrongKind { .. }) => Err(error.into()),
-            Err(error) if text.starts_with("org_") => Err(error.into()),
-            Err(_) => Ok(Self::Named(text.to_owned())),
-        }
-    }
-}
 
 /// An expiry time, as people write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,19 +48,6 @@ impl FromStr for When {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_organisation_is_its_id_or_a_name_and_never_a_mistyped_id() {
-        let id = OrgId::from_u128(7);
-        for text in [id.to_string(), id.in_hex()] {
-            assert_eq!(text.parse(), Ok(Org::Id(id)));
-        }
-        assert_eq!("operator".parse(), Ok(Org::Id(OrgId::OPERATOR)));
-        assert_eq!("Acme & Co".parse(), Ok(Org::Named("Acme & Co".into())));
-        for wrong in ["", "org_7", "key_00000000000000000000000007"] {
-            assert!(wrong.parse::<Org>().is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn a_key_expires_after_a_time_or_at_a_moment_to_come() {

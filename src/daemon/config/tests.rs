@@ -139,8 +139,27 @@ fn an_address_that_others_can_reach_needs_a_key() {
     }
     for address in ["0.0.0.0:80", "192.168.1.4:7400", "[::]:80"] {
         assert!(faults(&["--listen", address], &[]).contains("BATCHD_API_KEYS"), "{address}");
-        load(&["--listen", address], &[("BATCHD_API_KEYS", "sk-one")]).unwrap();
+        load(&["--listen", address], &[("BATCHD_API_KEYS", "sk-0123456789abc")]).unwrap();
+        // One that can be found by trying is no key there.
+        let short = faults(&["--listen", address], &[("BATCHD_API_KEYS", "sk-0123456789abc,sk-0123456789ab")]);
+        assert!(short.contains("key 2 of 2 has fewer than 16 characters") && !short.contains("sk-"), "{short}");
     }
+    load(&["--listen", "127.0.0.1:0"], &[("BATCHD_API_KEYS", "sk-one")]).unwrap();
+}
+
+#[test]
+fn keys_are_read_again_from_the_same_places() {
+    let (_folder, path) = file("sk-one\n");
+    let path: &'static str = path.leak();
+    let env = HashMap::from([("BATCHD_API_KEYS", "sk-env")]);
+    let settings = load(&["--api-keys-file", path], &[("BATCHD_API_KEYS", "sk-env")]).unwrap();
+    let read =
+        || -> Result<Vec<_>, String> { Ok(settings.read_keys_again(&env)?.iter().map(|key| key.expose_secret().to_owned()).collect()) };
+    assert_eq!(read(), Ok(vec!["sk-one".to_owned(), "sk-env".to_owned()]));
+    std::fs::write(path, "sk-two\nsk-three\n").unwrap();
+    assert_eq!(read(), Ok(vec!["sk-two".to_owned(), "sk-three".to_owned(), "sk-env".to_owned()]));
+    std::fs::write(path, "# none\n").unwrap();
+    assert!(read().unwrap_err().ends_with("holds no key"));
 }
 
 #[test]

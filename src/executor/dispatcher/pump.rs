@@ -15,6 +15,7 @@ use crate::executor::dedup::answer_cache::AnswerCache;
 use crate::executor::finish::Finish;
 use crate::executor::lane::LaneIndex;
 use crate::executor::lane::calls::Slot;
+use crate::executor::lane::provider::CallMeans;
 use crate::executor::run::reader::Source;
 use crate::executor::run::row::{LeftRow, ReadyRow};
 use crate::executor::run::window::{Load, Unread, WindowSize};
@@ -237,7 +238,7 @@ impl Dispatcher {
     /// Sends a row; `alone` if no other is in flight on its lane. Returns whether it went out.
     fn send(&mut self, (lane, slot): (LaneIndex, Slot), now: Instant, batch: BatchId, row: ReadyRow, alone: bool) -> bool {
         let Some(run) = self.runs.get(&batch) else { return false };
-        let Some((provider, restarted)) = self.lanes.provider_of(lane, slot.server, now) else { return false };
+        let Some(CallMeans { provider, restarted }) = self.lanes.provider_of(lane, slot.server, now) else { return false };
         let Some(sent) = self.lanes.start(lane, slot.server, now, row.tokens()) else { return false };
         let (key, request) = (RowKey { batch, row: row.at.row }, row.asked.map(|asked| asked.request));
         if let Some(request) = request {

@@ -1,18 +1,15 @@
 //! Calls of the lanes: which server a row goes to, that it goes out, and what its end means.
 
-use std::sync::Arc;
-
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::blame::{Judged, Pick};
 use super::call::{CallFeedback, CallTicket, Doubts, Place, RowSoFar};
 use super::health::{note_circuit, note_denials};
 use super::member::{Member, least_busy, owner};
+use super::provider::CallMeans;
 use super::{Lane, LaneIndex, Lanes};
 use crate::domain::time::Timestamp;
 use crate::flow::circuit_breaker::CircuitChange;
-use crate::provider::Dispatch;
 
 /// What may go out on a lane now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,12 +47,7 @@ impl Lanes {
 
     /// The provider behind a server of a lane, opened again if its key may have changed, and what its calls
     /// hold.
-    pub fn provider_of(
-        &mut self,
-        index: LaneIndex,
-        member: usize,
-        now: Instant,
-    ) -> Option<(Arc<dyn Dispatch>, Option<Arc<CancellationToken>>)> {
+    pub fn provider_of(&mut self, index: LaneIndex, member: usize, now: Instant) -> Option<CallMeans> {
         let member = self.lanes.get(index)?.members.get(member)?;
         let pool = self.pools.get_mut(member.pool)?;
         if member.flow.denials().needs_probe(now) {
@@ -64,7 +56,7 @@ impl Lanes {
                 Err(error) => tracing::error!(provider = pool.connection.id, %error, "a provider cannot be used"),
             }
         }
-        Some((pool.provider.clone(), pool.calls()))
+        Some(CallMeans { provider: pool.provider.clone(), restarted: pool.calls() })
     }
 
     /// Notes that a call of about so many tokens goes out to a server.

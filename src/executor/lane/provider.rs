@@ -60,6 +60,13 @@ pub struct ProviderState {
     calls: Arc<CancellationToken>,
 }
 
+/// What a call that begins now is made with.
+pub struct CallMeans {
+    pub provider: Arc<dyn Dispatch>,
+    /// Cancelled a little after the server was restarted; `None` where that is not found out.
+    pub restarted: Option<Arc<CancellationToken>>,
+}
+
 impl ProviderState {
     pub fn new(connection: Connection, provider: Arc<dyn Dispatch>, is_local: bool) -> Self {
         let in_flight_gauge = InFlight::new(connection.limits);

@@ -1,11 +1,13 @@
 //! API keys: their form in answers, and the fields that bodies give for them.
 
+use axum::Extension;
 use serde_json::{Value, json};
 
 use crate::domain::id::{KeyId, OrgId};
 use crate::domain::org::scopes::{Scope, Scopes};
 use crate::domain::org::{ApiKey, KeyKind, KeyState};
 use crate::domain::time::Timestamp;
+use crate::http::layers::audit::Made;
 use crate::http::layers::caller::{ClientKey, lacks};
 use crate::http::request::Object;
 use crate::http::response::error::ApiError;
@@ -90,6 +92,11 @@ pub async fn create(service: &Service, org: OrgId, kind: KeyKind, body: &Object,
     let mut shown = shown(&made.key, now);
     shown["api_key"] = json!(made.secret);
     Ok(shown)
+}
+
+/// The id of a key that was just made, for the audit log.
+pub fn id_of(made: &Value) -> Extension<Made> {
+    Extension(Made(made["api_key_id"].as_str().unwrap_or_default().to_owned()))
 }
 
 /// Lists the keys of an organisation, oldest first.

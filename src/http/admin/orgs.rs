@@ -1,12 +1,13 @@
 //! `/admin/organisations`: the organisations that the operator lets in, their keys, and what they
 //! may spend.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde_json::{Value, json};
 
 use super::keys;
@@ -14,6 +15,7 @@ use crate::domain::id::{KeyId, OrgId};
 use crate::domain::money::Usd;
 use crate::domain::org::ledger::{Account, Credits};
 use crate::domain::org::{KeyKind, NoKind, Organisation};
+use crate::http::layers::audit::Made;
 use crate::http::request::{Object, Params, PathId, PathIds, quoted, unknown_choice};
 use crate::http::response::error::ApiError;
 use crate::http::response::money::money;
@@ -63,7 +65,8 @@ pub async fn create(State(api): State<Arc<Api>>, body: Object) -> Result<Respons
         answer["api_key"] = json!(made.secret);
         answer["api_key_id"] = json!(made.key.id.in_hex());
     }
-    Ok((StatusCode::CREATED, Json(answer)).into_response())
+    let made = Made(org.id.to_string());
+    Ok((StatusCode::CREATED, Extension(made), Json(answer)).into_response())
 }
 
 /// `POST /admin/organisations/{org_id}/credits`: grants more credits, or lifts the limit.
@@ -81,6 +84,41 @@ pub async fn credit(State(api): State<Arc<Api>>, PathId(id): PathId<OrgId>, body
     Ok(Json(shown(&org, &account)))
 }
 
+/// `GET /admin/organisations/{org_id}`
+pub async fn retrieve(State(api): State<Arc<Api>>, PathId(id): PathId<OrgId>) -> Result<Json<Value>, ApiError> {
+    let org = known(&api, id).await?;
+    Ok(Json(shown(&org, &api.service.store.account(id).await?)))
+}
+
+/// `POST /admin/organisations/{org_id}`: gives it another name.
+pub async fn rename(State(api): State<Arc<Api>>, PathId(id): PathId<OrgId>, body: Object) -> Result<Json<Value>, ApiError> {
+    body.only(&["name"])?;
+    let name = keys::name(&body, &["name"])?.ok_or_else(|| ApiError::missing("name", "it is what people call the organisation"))?;
+    known(&api, id).await?;
+    let org = api.service.rename_org(id, name).await?;
+    Ok(Json(shown(&org, &api.service.store.account(id).await?)))
+}
+
+/// `POST /admin/organisations/{org_id}/close`: its keys are dead when this answers. Its batches are
+/// cancelled after that, and its data is kept or erased.
+pub async fn close(State(api): State<Arc<Api>>, PathId(id): PathId<OrgId>, body: Object) -> Result<Json<Value>, ApiError> {
+    body.only(&["data"])?;
+    let erases = match body.need_text("data", "it is `keep` or `erase`, and what is erased does not come back")? {
+        "keep" => false,
+        "erase" => true,
+        other => return Err(unknown_choice("data", other, "`keep` or `erase`")),
+    };
+    known(&api, id).await?;
+    let org = api.service.close_org(id, erases).await?;
+    let service = api.service.clone();
+    api.service.tasks.spawn(async move {
+        if let Err(error) = service.wind_up(&HashSet::new()).await {
+            tracing::warn!(org = %id, %error, "what is left of a closed organisation has to wait for the next look");
+        }
+    });
+    Ok(Json(shown(&org, &api.service.store.account(id).await?)))
+}
+
 async fn known(api: &Api, id: OrgId) -> Result<Organisation, ApiError> {
     api.service.store.org(id).await?.ok_or_else(|| ApiError::not_found("organisation", id.in_hex()))
 }
@@ -95,7 +133,7 @@ pub async fn create_key(State(api): State<Arc<Api>>, PathId(id): PathId<OrgId>, 
     })?;
     let org = known(&api, id).await?;
     let made = keys::create(&api.service, id, kind, &body, None).await?;
-    Ok((StatusCode::CREATED, Json(owned(made, &org))).into_response())
+    Ok((StatusCode::CREATED, keys::id_of(&made), Json(owned(made, &org))).into_response())
 }
 
 /// `GET /admin/organisations/{org_id}/keys`
@@ -125,6 +163,9 @@ pub fn shown(org: &Organisation, account: &Account) -> Value {
         "org_id": org.id.in_hex(),
         "name": org.name,
         "created_at": moment(org.created_at),
+        "state": if org.closure.is_some() { "closed" } else { "open" },
+        "closed_at": org.closure.map(|closure| moment(closure.at)),
+        "erased": org.closure.is_some_and(|closure| closure.erases),
         "credit_balance": money(available.map_or_else(|| NO_LIMIT.into(), |available| available.0)),
         "unlimited": available.is_none(),
         "credits": {

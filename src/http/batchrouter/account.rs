@@ -17,6 +17,7 @@ use crate::domain::error::Code;
 use crate::domain::id::KeyId;
 use crate::domain::org::{KeyKind, Organisation};
 use crate::http::admin::{keys, orgs};
+use crate::http::layers::audit::Made;
 use crate::http::layers::caller::Caller;
 use crate::http::request::{Object, PathId};
 use crate::http::response::error::ApiError;
@@ -37,7 +38,7 @@ pub async fn account(State(api): State<Arc<Api>>, Extension(caller): Extension<C
 /// `POST /v1/auth/account/api-keys`: the only answer that has the key's secret.
 pub async fn create_key(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, body: Object) -> Result<Response, Refusal> {
     let made = keys::create(&api.service, caller.org, KeyKind::BatchRouter, &body, caller.client()).await?;
-    Ok((StatusCode::CREATED, Json(made)).into_response())
+    Ok((StatusCode::CREATED, keys::id_of(&made), Json(made)).into_response())
 }
 
 /// `GET /v1/auth/account/api-keys`
@@ -74,7 +75,8 @@ pub async fn register(State(api): State<Arc<Api>>, request: Request) -> Result<R
         "org_id": org.id.in_hex(), "name": org.name,
         "api_key": made.secret, "api_key_id": made.key.id.in_hex(), "expires_at": null,
     });
-    Ok((StatusCode::CREATED, Json(answer)).into_response())
+    let made = Made(org.id.to_string());
+    Ok((StatusCode::CREATED, Extension(made), Json(answer)).into_response())
 }
 
 /// `GET /v1/auth/account/delivery-webhook`

@@ -262,9 +262,10 @@ impl From<ServiceError> for ApiError {
         match error {
             ServiceError::Draining | ServiceError::NoCapacity { .. } => Self::unavailable(message),
             ServiceError::NoRoom => Self::new(Code::StorageFull, message),
-            ServiceError::FileNotFound(_) | ServiceError::BatchNotFound(_) | ServiceError::KeyNotFound(_) => {
-                Self::new(Code::NotFound, message)
-            }
+            ServiceError::FileNotFound(_)
+            | ServiceError::BatchNotFound(_)
+            | ServiceError::KeyNotFound(_)
+            | ServiceError::OrgNotFound(_) => Self::new(Code::NotFound, message),
             ServiceError::NotAnInput(_) => Self::invalid("input_file_id", message),
             ServiceError::QuoteNotFound(_) => Self::new(Code::QuoteNotFound, message),
             ServiceError::QuoteExpired => Self::new(Code::QuoteExpired, message),
@@ -282,7 +283,9 @@ impl From<ServiceError> for ApiError {
             ServiceError::Unbounded { .. } | ServiceError::Uncounted { .. } | ServiceError::Unpriced => {
                 Self::new(Code::InvalidValue, message)
             }
-            ServiceError::TooManyOrgs(_) | ServiceError::TooManyKeys(_) => Self::new(Code::Conflict, message),
+            ServiceError::TooManyOrgs(_) | ServiceError::TooManyKeys(_) | ServiceError::OrgClosed | ServiceError::OrgIsOperators => {
+                Self::new(Code::Conflict, message)
+            }
             ServiceError::Retry(RetryError::ResultsGone) => Self::new(Code::ResultsExpired, message),
             ServiceError::Retry(_) => Self::new(Code::Conflict, message),
             ServiceError::Store(error) => error.into(),

@@ -13,6 +13,7 @@ mod leftovers;
 mod quotes;
 mod results;
 mod sockets;
+mod tenants;
 mod uploads;
 
 use std::sync::Arc;

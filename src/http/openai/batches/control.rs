@@ -8,6 +8,7 @@ use axum::{Extension, Json};
 
 use super::routing::priority;
 use super::{find, shown};
+use crate::domain::batch::Batch;
 use crate::domain::batch::priority::ControlChange;
 use crate::domain::error::Code;
 use crate::domain::id::BatchId;
@@ -30,7 +31,7 @@ pub async fn update(
     if wish == ControlChange::default() {
         return Err(ApiError::new(Code::MissingParameter, "the body changes nothing; give `priority`, `paused` or both"));
     }
-    change(&api, &caller, id, wish).await
+    Ok(Json(shown(&api, &change(&api, &caller, id, wish).await?)))
 }
 
 /// `POST /v1/batches/{batch_id}/pause`
@@ -39,7 +40,8 @@ pub async fn pause(
     Extension(caller): Extension<Caller>,
     PathId(id): PathId<BatchId>,
 ) -> Result<Json<BatchObject>, ApiError> {
-    change(&api, &caller, id, ControlChange { paused: Some(true), ..ControlChange::default() }).await
+    let wish = ControlChange { paused: Some(true), ..ControlChange::default() };
+    Ok(Json(shown(&api, &change(&api, &caller, id, wish).await?)))
 }
 
 /// `POST /v1/batches/{batch_id}/resume`
@@ -48,17 +50,22 @@ pub async fn resume(
     Extension(caller): Extension<Caller>,
     PathId(id): PathId<BatchId>,
 ) -> Result<Json<BatchObject>, ApiError> {
-    change(&api, &caller, id, ControlChange { paused: Some(false), ..ControlChange::default() }).await
+    let wish = ControlChange { paused: Some(false), ..ControlChange::default() };
+    Ok(Json(shown(&api, &change(&api, &caller, id, wish).await?)))
 }
 
-async fn change(api: &Api, caller: &Caller, id: BatchId, wish: ControlChange) -> Result<Json<BatchObject>, ApiError> {
+/// Changes how a batch runs that the caller reaches.
+///
+/// # Errors
+/// When there is no such batch, or it has ended.
+pub async fn change(api: &Api, caller: &Caller, id: BatchId, wish: ControlChange) -> Result<Batch, ApiError> {
     find(api, caller, id).await?;
     let executor = api.service.executor.clone();
     match api.to_the_end(async move { executor.control(id, wish).await }).await? {
         Ok(batch) => {
             let (priority, paused) = (batch.control.priority, batch.control.paused);
             tracing::info!(batch = %id, %priority, paused, "batch changed");
-            Ok(Json(shown(api, &batch)))
+            Ok(batch)
         }
         Err(ControlError::NotFound) => Err(ApiError::not_found("batch", id)),
         Err(error @ ControlError::TooLate(_)) => Err(ApiError::new(Code::Conflict, error.to_string())),

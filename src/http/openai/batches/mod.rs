@@ -41,7 +41,7 @@ pub async fn list(
 }
 
 /// Renders a batch, and why its rows wait.
-fn shown(api: &Api, batch: &Batch) -> BatchObject {
+pub fn shown(api: &Api, batch: &Batch) -> BatchObject {
     BatchObject::new(batch, &api.service.waiting(batch))
 }
 
@@ -69,11 +69,19 @@ pub async fn cancel(
     Extension(caller): Extension<Caller>,
     PathId(id): PathId<BatchId>,
 ) -> Result<Json<BatchObject>, ApiError> {
+    Ok(Json(shown(&api, &stop(&api, &caller, id).await?)))
+}
+
+/// Cancels a batch that the caller reaches.
+///
+/// # Errors
+/// When there is no such batch, or it has ended.
+pub async fn stop(api: &Api, caller: &Caller, id: BatchId) -> Result<Batch, ApiError> {
     // The executor knows only unfinished batches.
-    find(&api, &caller, id).await?;
+    find(api, caller, id).await?;
     let executor = api.service.executor.clone();
     match api.to_the_end(async move { executor.cancel(id).await }).await? {
-        Ok(batch) => Ok(Json(shown(&api, &batch))),
+        Ok(batch) => Ok(batch),
         Err(CancelError::NotFound) => Err(ApiError::not_found("batch", id)),
         Err(error @ CancelError::TooLate(_)) => Err(ApiError::new(Code::Conflict, error.to_string())),
         Err(CancelError::Gone(error)) => Err(error.into()),

@@ -1,0 +1,85 @@
+//! `/admin/batches`: the batches of every organisation, for the operator to look at and to stop.
+//!
+//! The objects are those of OpenAI's API, and tell besides whose a batch is.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::{Extension, Json};
+use serde_json::{Value, json};
+
+use crate::domain::batch::Batch;
+use crate::domain::batch::priority::ControlChange;
+use crate::domain::id::{BatchId, OrgId};
+use crate::http::layers::caller::Caller;
+use crate::http::openai::batches as openai;
+use crate::http::request::{Params, PathId};
+use crate::http::response::error::ApiError;
+use crate::http::state::Api;
+use crate::store::BatchQuery;
+
+const DEFAULT_LIST: usize = 20;
+const MAX_LIST: usize = 100;
+
+/// `GET /admin/batches`: the newest first; `org_id` selects those of one organisation.
+pub async fn list(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, params: Params) -> Result<Json<Value>, ApiError> {
+    let org = params.id::<OrgId>("org_id")?;
+    let query = BatchQuery { after: params.id("after")?, limit: params.limit(DEFAULT_LIST, MAX_LIST)?, org };
+    let listing = api.service.store.batches(query).await?;
+    let owners = listing.items.iter().map(|batch| batch.spec.org);
+    // The audit log names the organisation that was asked for, or else the first other one.
+    for owner in org.into_iter().chain(owners) {
+        caller.reaches(owner);
+    }
+    let last = listing.items.last().map(|batch| batch.spec.id.to_string());
+    let data = listing.items.iter().map(|batch| shown(&api, batch)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Json(json!({ "object": "list", "data": data, "last_id": last, "has_more": listing.has_more })))
+}
+
+/// `GET /admin/batches/{batch_id}`
+pub async fn retrieve(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    PathId(id): PathId<BatchId>,
+) -> Result<Json<Value>, ApiError> {
+    Ok(Json(shown(&api, &openai::find(&api, &caller, id).await?)?))
+}
+
+/// `POST /admin/batches/{batch_id}/pause`
+pub async fn pause(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    PathId(id): PathId<BatchId>,
+) -> Result<Json<Value>, ApiError> {
+    set_paused(&api, &caller, id, true).await
+}
+
+/// `POST /admin/batches/{batch_id}/resume`
+pub async fn resume(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    PathId(id): PathId<BatchId>,
+) -> Result<Json<Value>, ApiError> {
+    set_paused(&api, &caller, id, false).await
+}
+
+async fn set_paused(api: &Api, caller: &Caller, id: BatchId, paused: bool) -> Result<Json<Value>, ApiError> {
+    let change = ControlChange { paused: Some(paused), ..ControlChange::default() };
+    Ok(Json(shown(api, &openai::control::change(api, caller, id, change).await?)?))
+}
+
+/// `POST /admin/batches/{batch_id}/cancel`
+pub async fn cancel(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    PathId(id): PathId<BatchId>,
+) -> Result<Json<Value>, ApiError> {
+    Ok(Json(shown(&api, &openai::stop(&api, &caller, id).await?)?))
+}
+
+fn shown(api: &Api, batch: &Batch) -> Result<Value, ApiError> {
+    let mut object = serde_json::to_value(openai::shown(api, batch)).map_err(ApiError::internal)?;
+    object["org_id"] = json!(batch.spec.org.to_string());
+    object["dialect"] = json!(batch.spec.dialect);
+    Ok(object)
+}
