@@ -11,7 +11,7 @@ pub mod batches;
 pub mod capacity;
 mod error;
 pub mod feed;
-mod key_secret;
+pub mod key_secret;
 pub mod live_lanes;
 pub mod metrics;
 pub mod orgs;
