@@ -94,4 +94,17 @@ mod tests {
             assert!(rest.len() == length && rest.bytes().all(is_legal), "{kind:?}");
         }
     }
+
+    #[test]
+    fn a_secret_of_a_webhook_is_the_same_base64_in_every_alphabet() {
+        use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE};
+        for _ in 0..200 {
+            let secret = of_webhook().unwrap();
+            let text = secret.strip_prefix("whsec_").unwrap();
+            let keys = [STANDARD.decode(text), STANDARD_NO_PAD.decode(text), URL_SAFE.decode(text), URL_SAFE_NO_PAD.decode(text)];
+            let [first, rest @ ..] = keys.map(|key| key.unwrap_or_else(|error| panic!("{text}: {error}")));
+            // Standard Webhooks asks for 24 to 64 bytes.
+            assert!(first.len() == 33 && rest.iter().all(|key| *key == first), "{text}");
+        }
+    }
 }

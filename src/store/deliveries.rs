@@ -27,14 +27,9 @@ pub enum Due<P> {
     /// The message, and what its caller keeps for it.
     Message(Box<Delivery>, P),
     /// The message's batch was deleted; `key` is the message's place in the queue.
-    Moot {
-        key: Vec<u8>,
-    },
+    Moot { key: Vec<u8> },
     /// The message cannot be read, and never will be; `key` is its place in the queue.
-    Lost {
-        key: Vec<u8>,
-        reason: String,
-    },
+    Lost { key: Vec<u8>, reason: String },
 }
 
 /// What to do with a message that is due.

@@ -125,7 +125,8 @@ impl Post {
         self.sender.send(delivery, is_openais, webhook, &secret, self.clock.now()).await
     }
 
-    /// The dialect of a batch; `None` if it was deleted or cannot be read.
+    /// The dialect of a batch; `None` if the batch was deleted or cannot be read. Its message is
+    /// then sent with the headers that all have.
     async fn dialect(&self, batch: BatchId) -> Option<Dialect> {
         self.store.batch(batch).await.ok().flatten().map(|batch| batch.spec.dialect)
     }

@@ -67,7 +67,7 @@ impl EndWriter {
         let charged = self.charged(&batch).await?;
         let (event, now) = (event_of(&batch), self.clock.now());
         let body = match batch.spec.dialect {
-            Dialect::OpenAi => openai::write(&batch, end, event, charged),
+            Dialect::OpenAi => openai::write(&batch, event, charged),
             Dialect::BatchRouter | Dialect::Phaseo => {
                 let links = Links { base_url: self.base_url.as_deref(), seal: self.store.seal() };
                 batchrouter::write(&batch, end, event, charged, &links, now)

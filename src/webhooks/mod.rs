@@ -31,8 +31,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::courier::Post;
 use self::ended::EndWriter;
-pub use self::phaseo::Render;
 use self::phaseo::EventScanner;
+pub use self::phaseo::Render;
 use self::places::Places;
 use self::sender::Sender;
 pub use self::test_sender::TestSender;

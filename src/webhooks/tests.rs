@@ -14,11 +14,12 @@ use super::*;
 use crate::domain::batch::forwarded::Forwarded;
 use crate::domain::batch::metadata::Metadata;
 use crate::domain::batch::priority::{Control, Owner};
-use crate::domain::batch::{BatchInput, BatchSpec, BatchState, Fallback, InvalidRows};
+use crate::domain::batch::{BatchInput, BatchSpec, BatchState, Fallback, InvalidRows, ResultFiles};
 use crate::domain::dialect::Dialect;
 use crate::domain::endpoint::{Endpoint, RowEndpoint};
 use crate::domain::file::Purpose;
 use crate::domain::id::{BatchId, EventId, FileId, OrgId, ReceiverId};
+use crate::domain::money::Usd;
 use crate::domain::time::{CompletionWindow, Timestamp};
 use crate::domain::webhook::Webhook;
 use crate::domain::webhook::delivery::{Delivery, Payload};
@@ -165,14 +166,7 @@ async fn create(store: &Store, org: OrgId) -> BatchId {
         fallback: Fallback::default(),
         headers: Forwarded::default(),
     };
-    let file = NewFile {
-        created_at: NOW,
-        expires_at: None,
-        filename: "in.jsonl".to_owned(),
-        purpose: Purpose::Batch,
-        mime: None,
-        org,
-    };
+    let file = NewFile { created_at: NOW, expires_at: None, filename: "in.jsonl".to_owned(), purpose: Purpose::Batch, mime: None, org };
     let content = store.spool().unwrap().seal().unwrap();
     store.create_batch_with(spec, MadeInput { file, content }, Control::default(), None).await.unwrap();
     id
@@ -263,10 +257,12 @@ async fn two_thousand_ends_at_once_hold_up_no_other_organisation() {
     let ends = (0..2_000).map(|_| end(LOUD));
     stream::iter(ends.map(Ok)).try_for_each_concurrent(256, |end| end).await.unwrap();
     end(QUIET).await.unwrap();
-    let start = Instant::now();
+    let (start, commits) = (Instant::now(), store.commits());
     bench.start();
     let took = well.hears("/quiet", start).await;
     assert!(took < A_MOMENT + A_MOMENT, "{took:?}");
+    let commits = store.commits() - commits;
+    assert!(commits < 500, "2,001 messages were written with {commits} commits; a slow disk would hold them up");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -292,4 +288,28 @@ async fn tests_count_among_the_messages_that_are_sent() {
     drop(tests);
     let again = tester.send(receiver(LOUD, format!("http://localhost:{}/", well.port))).await.unwrap();
     assert_eq!(again.status, Some(204));
+}
+
+#[tokio::test]
+async fn every_end_of_a_batch_has_its_event_of_openais() {
+    let bench = Bench::new().await;
+    let mut batch = bench.store.batch(bench.batch).await.unwrap().unwrap();
+    let (files, at) = (ResultFiles::default(), NOW);
+    let ended = |second: i64| at + Duration::from_secs(second.unsigned_abs());
+    let ends = [
+        (BatchState::Completed { in_progress_at: None, finalizing_at: at, at: ended(1), files }, "batch.completed"),
+        (BatchState::Failed { at: ended(2) }, "batch.failed"),
+        (BatchState::Expired { in_progress_at: None, finalizing_at: at, at: ended(3), files }, "batch.expired"),
+        (BatchState::Cancelled { in_progress_at: None, cancelling_at: at, at: ended(4), files }, "batch.cancelled"),
+    ];
+    for (second, (state, kind)) in (1..).zip(ends) {
+        batch.state = state;
+        let written = openai::write(&batch, EventId::from_u128(5), Usd(rust_decimal::Decimal::new(25, 2)));
+        let event: serde_json::Value = serde_json::from_slice(&written).unwrap();
+        let data = serde_json::json!({ "id": bench.batch.to_string(), "batchd": { "cost_usd": "0.25" } });
+        let expected = serde_json::json!({
+            "id": EventId::from_u128(5).in_hex(), "object": "event", "created_at": ended(second).as_second(), "type": kind, "data": data,
+        });
+        assert_eq!(event, expected);
+    }
 }

@@ -25,7 +25,8 @@ use crate::domain::webhook::Webhook;
 use crate::domain::webhook::delivery::{Delivery, EventRef, Payload};
 use crate::domain::webhook::event_log::{DeliveryAttempt, Event, TriedOutcome};
 use crate::store::{
-    CreateOutcome, Deletion, DeliveryChoice, Due, DueSearch, End, Idempotency, PackedRow, Page, ROWS_PER_PAGE, Store, UsedKey, WebhookEvents,
+    CreateOutcome, Deletion, DeliveryChoice, Due, DueSearch, End, Idempotency, PackedRow, Page, ROWS_PER_PAGE, Store, UsedKey,
+    WebhookEvents,
 };
 
 const ORG: OrgId = OrgId::from_u128(0xabcd << 64);
