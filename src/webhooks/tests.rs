@@ -106,7 +106,6 @@ struct Bench {
 }
 
 impl Bench {
-    #[expect(clippy::disallowed_methods, reason = "the test waits for it")]
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let options = Options { commit_interval: Duration::from_millis(1), ..Options::new(dir.path()) };
