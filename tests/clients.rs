@@ -1,7 +1,8 @@
-//! The official OpenAI SDKs and the published Phaseo SDKs, unmodified, against the daemon.
+//! The official OpenAI SDKs, the published Phaseo SDKs, and the libraries that verify webhooks,
+//! unmodified, against the daemon.
 //!
-//! The SDKs are installed once below the target directory, from `clients/requirements.txt` and
-//! `clients/package.json`, `clients/phaseo_requirements.txt` and `clients/phaseo`. Where Python or
+//! The SDKs are installed once below the target directory, from `clients/*requirements.txt`,
+//! `clients/package.json` and `clients/phaseo`. Where Python or
 //! Node is missing, the test says so and passes, unless `CI=true`.
 
 #[expect(dead_code, reason = "each test binary uses its own part of the shared support")]
@@ -153,7 +154,7 @@ fn the_phaseo_rust_crate_works_unmodified() {
     check_against(&daemon, "phaseo-rust", &dir, &mut client);
 }
 
-/// Creates a folder with OpenAI's package for Node; otherwise returns why there is none.
+/// Creates a folder with the packages for Node; otherwise returns why there is none.
 fn node_modules() -> Result<PathBuf, String> {
     let version = match Command::new("node").arg("--version").output() {
         Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -183,6 +184,27 @@ fn the_node_sdk_works_unmodified() {
             check("node", &dir, Command::new("node").arg(&script));
         }
         Err(why) => skip("the Node SDK", &why),
+    }
+}
+
+/// Secrets of webhooks mean the same key to every library that verifies messages.
+#[test]
+fn messages_verify_with_the_libraries_of_their_receivers() {
+    let daemon = || Daemon::with(&["--webhook-standard-headers", "on"]);
+    let dir = installed("webhooks");
+    match python_with("webhook_requirements.txt", &dir) {
+        Ok(python) => check_against(&daemon(), "webhooks", &dir, Command::new(&python).arg(scripts().join("webhook_client.py"))),
+        Err(why) => skip("verifying messages in Python", &why),
+    }
+    match node_modules() {
+        Ok(modules) => {
+            let script = modules.join("webhook_client.mjs");
+            std::fs::copy(scripts().join("webhook_client.mjs"), &script).expect("a copy of the script");
+            // The other test of these modules may be writing its log beside them.
+            std::fs::create_dir_all(&dir).expect("a folder");
+            check_against(&daemon(), "webhooks in node", &dir, Command::new("node").arg(&script));
+        }
+        Err(why) => skip("verifying messages in Node", &why),
     }
 }
 

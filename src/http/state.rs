@@ -15,7 +15,7 @@ use super::response::views::kept::Views;
 use crate::descriptors::Descriptors;
 use crate::domain::file::Purpose;
 use crate::domain::org::ledger::Credits;
-use crate::domain::webhook::endpoint::{Probed, Receiver};
+use crate::domain::webhook::endpoint::{ProbeRefusal, Probed, Receiver};
 use crate::domain::webhook::target_policy::Targets;
 use crate::service::Service;
 use crate::service::feed::watcher::Feeds;
@@ -55,7 +55,7 @@ pub struct Accounts {
 }
 
 /// Sends one test message to a receiver.
-pub type Probe = Arc<dyn Fn(Receiver) -> BoxFuture<'static, Probed> + Send + Sync>;
+pub type Probe = Arc<dyn Fn(Receiver) -> BoxFuture<'static, Result<Probed, ProbeRefusal>> + Send + Sync>;
 
 impl Default for Accounts {
     /// The settings for a daemon that only its own machine can reach.

@@ -11,6 +11,8 @@ use crate::domain::text::hex;
 
 /// Characters of the part of Phaseo's keys that names the key.
 const KID: usize = 12;
+/// Letters and digits of the secret of a webhook endpoint; a multiple of four.
+const WEBHOOK_LETTERS: usize = 44;
 const LETTERS: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 
 /// A new secret, from the machine's own source of random numbers.
@@ -38,17 +40,31 @@ fn secret() -> Result<String, Unspecified> {
     Ok(URL_SAFE_NO_PAD.encode(bytes::<32>()?))
 }
 
+/// A new secret of a webhook endpoint: 262 bits in 44 letters and digits. Phaseo's helper takes
+/// the text as the key, the libraries of Standard Webhooks read base64 after the prefix. A multiple
+/// of four letters and digits is the same base64 in every alphabet, and needs no padding.
+///
+/// # Errors
+/// When the machine has no random numbers.
+pub fn of_webhook() -> Result<String, Unspecified> {
+    Ok(format!("whsec_{}", letters(WEBHOOK_LETTERS)?))
+}
+
 fn kid() -> Result<String, Unspecified> {
-    let mut kid = String::new();
-    while kid.len() < KID {
+    letters(KID)
+}
+
+fn letters(count: usize) -> Result<String, Unspecified> {
+    let mut letters = String::new();
+    while letters.len() < count {
         let [byte] = bytes::<1>()?;
         // 248 is the last multiple of 62: with bytes from 248 on, some letters would come up more
         // often.
         if byte < 248 {
-            kid.push(char::from(LETTERS[usize::from(byte % 62)]));
+            letters.push(char::from(LETTERS[usize::from(byte % 62)]));
         }
     }
-    Ok(kid)
+    Ok(letters)
 }
 
 #[cfg(test)]
@@ -76,6 +92,19 @@ mod tests {
             let url_safe = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
             let is_legal = |byte| if kind == KeyKind::BatchRouter { hex(byte) } else { url_safe(byte) };
             assert!(rest.len() == length && rest.bytes().all(is_legal), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_secret_of_a_webhook_is_the_same_base64_in_every_alphabet() {
+        use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE};
+        for _ in 0..200 {
+            let secret = of_webhook().unwrap();
+            let text = secret.strip_prefix("whsec_").unwrap();
+            let keys = [STANDARD.decode(text), STANDARD_NO_PAD.decode(text), URL_SAFE.decode(text), URL_SAFE_NO_PAD.decode(text)];
+            let [first, rest @ ..] = keys.map(|key| key.unwrap_or_else(|error| panic!("{text}: {error}")));
+            // Standard Webhooks asks for 24 to 64 bytes.
+            assert!(first.len() == 33 && rest.iter().all(|key| *key == first), "{text}");
         }
     }
 }

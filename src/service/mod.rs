@@ -12,7 +12,7 @@ pub mod capacity;
 mod closing;
 mod error;
 pub mod feed;
-mod key_secret;
+pub mod key_secret;
 pub mod live_lanes;
 pub mod metrics;
 pub mod orgs;

@@ -4,6 +4,8 @@
 //! message, in one step, once the message has been composed. The message stays until it is
 //! delivered or given up. So no end is forgotten, and every attempt sends the same bytes.
 
+use std::collections::HashMap;
+
 use super::event_log;
 use super::format;
 use super::op::Tx;
@@ -20,28 +22,49 @@ use crate::store::error::StoreError;
 use crate::store::format::seconds;
 
 /// A message that is due.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Due {
-    Message(Box<Delivery>),
+#[derive(Debug)]
+pub enum Due<P> {
+    /// The message, and what its caller keeps for it.
+    Message(Box<Delivery>, P),
     /// The message's batch was deleted; `key` is the message's place in the queue.
-    Moot {
-        key: Vec<u8>,
-    },
+    Moot { key: Vec<u8> },
     /// The message cannot be read, and never will be; `key` is its place in the queue.
-    Lost {
-        key: Vec<u8>,
-        reason: String,
-    },
+    Lost { key: Vec<u8>, reason: String },
 }
 
 /// What to do with a message that is due.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeliveryChoice {
-    Take,
+#[derive(Debug)]
+pub enum DeliveryChoice<P> {
+    /// The message is taken; the place is the caller's, and comes back with it.
+    Take(P),
     /// The message is not taken, but another message of its organisation may be.
     Pass,
     /// No more messages of its organisation are taken.
     Enough,
+}
+
+/// Where a search for due messages begins. Each search ends with that of the next one, so that
+/// each organisation, and each message of one, is looked at in its turn.
+#[derive(Debug, Clone)]
+pub struct DueSearch {
+    /// The organisation whose messages are looked at first, or the next one after this id.
+    first: OrgId,
+    /// The first message to look at, for organisations of whose due messages the last search saw
+    /// only a part.
+    next: HashMap<OrgId, Vec<u8>>,
+}
+
+impl Default for DueSearch {
+    fn default() -> Self {
+        Self { first: OrgId::from_u128(0), next: HashMap::new() }
+    }
+}
+
+/// The result of a search for due messages.
+#[derive(Debug)]
+pub struct FoundDue<P> {
+    pub due: Vec<Due<P>>,
+    pub next: DueSearch,
 }
 
 /// Notes that a batch has ended.
@@ -82,62 +105,77 @@ impl Store {
     }
 
     /// Messages that are due at `now` and that `choose` takes. Goes through the organisations in
-    /// order, from `first` on and around; within an organisation, the most overdue message comes
-    /// first. Looks at no more than `look` messages of one organisation.
+    /// order, around from where `search` begins; within an organisation, the most overdue message
+    /// comes first, or the one at which the last search stopped. Looks at no more than `look`
+    /// messages of one organisation.
     ///
     /// # Errors
     /// When the store has failed.
-    pub async fn due_deliveries(
+    pub async fn due_deliveries<P: Send + 'static>(
         &self,
         now: Timestamp,
-        first: OrgId,
+        search: DueSearch,
         look: usize,
-        mut choose: impl FnMut(EventId, Route) -> DeliveryChoice + Send + 'static,
-    ) -> Result<Vec<Due>, StoreError> {
+        mut choose: impl FnMut(EventId, Route) -> DeliveryChoice<P> + Send + 'static,
+    ) -> Result<FoundDue<P>, StoreError> {
         let store = self.clone();
-        let due = blocking(move || {
-            let mut due = Vec::new();
-            let (middle, end) = (format::deliveries_of(first), format::behind(format::DELIVERIES_DUE));
+        let found = blocking(move || {
+            let mut found = FoundDue { due: Vec::new(), next: DueSearch { first: search.first, next: HashMap::new() } };
+            let (middle, end) = (format::deliveries_of(search.first), format::behind(format::DELIVERIES_DUE));
             for (mut from, to) in [(middle.clone(), end), (format::DELIVERIES_DUE.to_vec(), middle)] {
                 while let Some(key) = store.inner.tree.range(from..to.clone()).keys().next().transpose()? {
                     let Some(org) = format::org_of_delivery(&key) else { break };
-                    store.due_of(org, now, look, &mut choose, &mut due)?;
+                    let had = found.due.len();
+                    if let Some(next) = store.due_of(org, now, (search.next.get(&org), look), &mut choose, &mut found.due)? {
+                        found.next.next.insert(org, next);
+                    }
+                    // The organisation that was served first is served last the next time.
+                    if had == 0 && !found.due.is_empty() {
+                        found.next.first = OrgId::from_u128(org.as_u128().wrapping_add(1));
+                    }
                     from = format::deliveries_end(org, u64::MAX);
                 }
             }
-            Ok(due)
+            Ok(found)
         });
-        let due = due.await?;
+        let found = found.await?;
         self.await_durable().await?;
-        Ok(due)
+        Ok(found)
     }
 
-    fn due_of(
+    /// Looks at due messages of one organisation, from a key on and around. Returns the key at
+    /// which it stopped, if it has not seen them all.
+    fn due_of<P>(
         &self,
         org: OrgId,
         now: Timestamp,
-        look: usize,
-        choose: &mut impl FnMut(EventId, Route) -> DeliveryChoice,
-        due: &mut Vec<Due>,
-    ) -> Result<(), StoreError> {
-        let range = format::deliveries_of(org)..format::deliveries_end(org, seconds(now));
-        for entry in self.inner.tree.range(range).take(look) {
+        (begin, look): (Option<&Vec<u8>>, usize),
+        choose: &mut impl FnMut(EventId, Route) -> DeliveryChoice<P>,
+        due: &mut Vec<Due<P>>,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let (start, end) = (format::deliveries_of(org), format::deliveries_end(org, seconds(now)));
+        let middle = begin.map_or_else(|| start.clone(), |key| key.clone().clamp(start.clone(), end.clone()));
+        let entries = self.inner.tree.range(middle.clone()..end).chain(self.inner.tree.range(start..middle));
+        for (looked, entry) in entries.enumerate() {
             let (key, host) = entry?;
-            let Some(id) = format::trailing_id(&key).map(EventId::from_u128) else { continue };
-            match choose(id, Route { host: format::trailing_id(&host).unwrap_or_default(), org }) {
-                DeliveryChoice::Take => {}
-                DeliveryChoice::Pass => continue,
-                DeliveryChoice::Enough => break,
+            if looked == look {
+                return Ok(Some(key.to_vec()));
             }
+            let Some(id) = format::trailing_id(&key).map(EventId::from_u128) else { continue };
+            let place = match choose(id, Route { host: format::trailing_id(&host).unwrap_or_default(), org }) {
+                DeliveryChoice::Take(place) => place,
+                DeliveryChoice::Pass => continue,
+                DeliveryChoice::Enough => return Ok(Some(key.to_vec())),
+            };
             due.push(match self.read_delivery(id) {
                 Ok(Some(delivery)) if !self.inner.tree.contains_key(format::batch(delivery.batch))? => Due::Moot { key: key.to_vec() },
-                Ok(Some(delivery)) => Due::Message(Box::new(delivery)),
+                Ok(Some(delivery)) => Due::Message(Box::new(delivery), place),
                 Ok(None) => Due::Lost { key: key.to_vec(), reason: "it is not there".to_owned() },
                 Err(StoreError::Damaged(error)) => Due::Lost { key: key.to_vec(), reason: error.to_string() },
                 Err(error) => return Err(error),
             });
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Removes a message that is no longer sent, or that cannot be read.

@@ -81,7 +81,7 @@ pub use compaction::{Compact, Space};
 pub use content::Verified;
 pub use creation::{CreateOutcome, Idempotency, MadeInput, UsedKey};
 pub use deletion::BatchDeletion;
-pub use deliveries::{DeliveryChoice, Due};
+pub use deliveries::{DeliveryChoice, Due, DueSearch, FoundDue};
 #[cfg(test)]
 pub use dir::{Act, Faults};
 pub use dir::{DataFile, RUN_OUTPUTS, RUNS, discard};

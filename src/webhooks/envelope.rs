@@ -1,12 +1,16 @@
 //! A message as it goes over the wire: its headers and its body, signed.
 //!
-//! BatchRouter's message is the same on each attempt. Phaseo's contains the number and the time of
+//! BatchRouter's message and OpenAI's event are the same on each attempt. Phaseo's contains the number and the time of
 //! the attempt, around data that stays the same; so its signature differs from attempt to attempt,
 //! and its id does not.
 
+use std::borrow::Cow;
+
 use aws_lc_rs::hmac;
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::alphabet;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -19,28 +23,44 @@ const TEST: &str = "webhook.test";
 const BATCHROUTER_SIGNATURE: &str = "x-batchrouter-signature";
 /// The prefix of Phaseo's secrets and of those of Standard Webhooks.
 const SECRET: &[u8] = b"whsec_";
+/// Base64 as receivers decode it: with or without padding, and whatever its last bits are.
+const AS_RECEIVERS_DO: GeneralPurposeConfig =
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true).with_decode_padding_mode(DecodePaddingMode::Indifferent);
+const LENIENT: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, AS_RECEIVERS_DO);
+const LENIENT_URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, AS_RECEIVERS_DO);
 
 /// A message.
 pub(super) struct Letter {
     /// The message's id, as in the headers of Standard Webhooks.
     id: String,
+    /// Whether the headers of Standard Webhooks are those of the message's own form.
+    is_standard: bool,
     pub headers: Vec<(&'static str, String)>,
     pub body: Vec<u8>,
 }
 
 impl Letter {
-    /// The headers of Standard Webhooks (its specification, version 1), if they are wanted.
+    /// The headers of Standard Webhooks (its specification, version 1), if they are wanted or
+    /// belong to the form.
     pub fn standard(&self, wanted: bool, secret: &[u8], now: Timestamp) -> Vec<(&'static str, String)> {
-        if !wanted || secret.is_empty() {
+        if !(wanted || self.is_standard) || secret.is_empty() {
             return Vec::new();
         }
         let seconds = now.as_second().to_string();
-        // The secrets of Standard Webhooks are base64 after their prefix; any other secret is used
-        // as it is.
-        let decoded = secret.strip_prefix(SECRET).and_then(|text| URL_SAFE_NO_PAD.decode(text).or_else(|_| STANDARD.decode(text)).ok());
         let signed = [self.id.as_bytes(), b".", seconds.as_bytes(), b".", &self.body].concat();
-        let signature = STANDARD.encode(hmac_sha256(decoded.as_deref().unwrap_or(secret), &signed));
-        vec![("webhook-id", self.id.clone()), ("webhook-timestamp", seconds), ("webhook-signature", format!("v1,{signature}"))]
+        let signatures: Vec<_> = keys(secret).iter().map(|key| format!("v1,{}", STANDARD.encode(hmac_sha256(key, &signed)))).collect();
+        vec![("webhook-id", self.id.clone()), ("webhook-timestamp", seconds), ("webhook-signature", signatures.join(" "))]
+    }
+}
+
+/// The keys that receivers may read in a secret. After the prefix of Standard Webhooks, it is
+/// base64. Without the prefix, OpenAI's libraries take the text as the key, and those of Standard
+/// Webhooks read base64 all the same; a message then has a signature for each.
+fn keys(secret: &[u8]) -> Vec<Cow<'_, [u8]>> {
+    let decoded = |text: &[u8]| LENIENT.decode(text).or_else(|_| LENIENT_URL_SAFE.decode(text)).ok().filter(|key| !key.is_empty());
+    match secret.strip_prefix(SECRET) {
+        Some(text) => vec![decoded(text).map_or(Cow::Borrowed(secret), Cow::Owned)],
+        None => [Some(Cow::Borrowed(secret)), decoded(secret).map(Cow::Owned)].into_iter().flatten().collect(),
     }
 }
 
@@ -59,13 +79,14 @@ pub(super) fn timed_signature(secret: &[u8], seconds: &str, body: &[u8]) -> Stri
     hex(&hmac_sha256(secret, &[seconds.as_bytes(), b".", body].concat()))
 }
 
-/// A message of BatchRouter's.
-pub(super) fn of_batchrouter(delivery: &Delivery, secret: &[u8]) -> Letter {
+/// A message that is sent as it was written. BatchRouter's signature is on OpenAI's events, too: a
+/// receiver of an organisation can check all messages alike.
+pub(super) fn of_whole(delivery: &Delivery, is_openais: bool, secret: &[u8]) -> Letter {
     let headers = vec![
         ("user-agent", concat!("batchd/", env!("CARGO_PKG_VERSION")).to_owned()),
         (BATCHROUTER_SIGNATURE, signature(secret, &delivery.body)),
     ];
-    Letter { id: delivery.id.in_hex(), headers, body: delivery.body.clone() }
+    Letter { id: delivery.id.in_hex(), is_standard: is_openais, headers, body: delivery.body.clone() }
 }
 
 #[derive(Serialize)]
@@ -132,7 +153,7 @@ impl Envelope<'_> {
         if !secret.is_empty() {
             headers.push(("x-phaseo-signature", timed_signature(secret, &seconds, &body)));
         }
-        Letter { id: self.id.to_owned(), headers, body }
+        Letter { id: self.id.to_owned(), is_standard: false, headers, body }
     }
 }
 
@@ -148,10 +169,24 @@ mod tests {
         let timed = timed_signature(b"whsec_test", "1700000000", br#"{"hello":"world"}"#);
         assert_eq!(timed, "f592bbf3951cfc94e560eecfb5d9dd4da6b0fff2e626235f8ab4b54860925d0b");
         // The example from the specification of Standard Webhooks.
-        let letter = Letter { id: "msg_p5jXN8AQM9LWM0D4loKWxJek".into(), headers: vec![], body: br#"{"test": 2432232314}"#.to_vec() };
+        let body = br#"{"test": 2432232314}"#.to_vec();
+        let mut letter = Letter { id: "msg_p5jXN8AQM9LWM0D4loKWxJek".into(), is_standard: false, headers: vec![], body };
         let at = Timestamp::from_second(1_614_265_330).unwrap();
-        let headers = letter.standard(true, b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", at);
-        assert_eq!(headers[2].1, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+        let signed = |letter: &Letter, secret: &[u8]| letter.standard(true, secret, at)[2].1.clone();
+        let right = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
+        assert_eq!(signed(&letter, b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), right);
         assert!(letter.standard(false, b"x", at).is_empty() && letter.standard(true, b"", at).is_empty());
+        letter.is_standard = true;
+        assert_eq!(letter.standard(false, b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", at)[2].1, right);
+        // Without the prefix, the libraries disagree on the key.
+        let both = signed(&letter, b"MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+        assert!(both.ends_with(right) && both.split(' ').count() == 2, "{both}");
+        assert_eq!(signed(&letter, b"a long shared secret").split(' ').count(), 1, "no base64");
+        // Padding and the alphabet make no difference.
+        let keys_of = |text: &str| keys(text.as_bytes()).into_iter().map(Cow::into_owned).collect::<Vec<_>>();
+        for text in ["whsec_+/8=", "whsec_+/8", "whsec_-_8", "whsec_-_8="] {
+            assert_eq!(keys_of(text), [[0xfb, 0xff]], "{text}");
+        }
+        assert_eq!(keys_of("whsec_no base64"), [b"whsec_no base64"]);
     }
 }

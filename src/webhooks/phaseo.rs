@@ -9,8 +9,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use sha2::{Digest, Sha256};
 
+use super::WRITERS;
 use crate::domain::batch::Batch;
 use crate::domain::batch::details::BatchDetails;
 use crate::domain::batch::phaseo::{Phase, Receiver, Subscription};
@@ -21,7 +23,7 @@ use crate::domain::webhook::delivery::{Delivery, EventRef, Payload};
 use crate::domain::webhook::endpoint::ReceiverStatus;
 use crate::domain::webhook::event_log::{Event, EventLog, bucket, percent, status};
 use crate::store::error::StoreError;
-use crate::store::{Store, WebhookEvents};
+use crate::store::{Store, WatchedBatch, WebhookEvents};
 
 /// Batches that are examined in one round.
 const SCAN_LIMIT: usize = 1_000;
@@ -35,7 +37,14 @@ pub(super) struct EventScanner {
     pub clock: Clock,
     pub render: Render,
     /// The state of each batch at the last scan.
-    known: HashMap<BatchId, (&'static str, Option<u32>)>,
+    known: HashMap<BatchId, ReportedState>,
+}
+
+/// What of a batch's state its receiver is told: the status, and the step of progress.
+type ReportedState = (&'static str, Option<u32>);
+
+fn reported(watched: &WatchedBatch) -> ReportedState {
+    (status(&watched.state), bucket(percent(&watched.state, &watched.progress)))
 }
 
 impl EventScanner {
@@ -52,13 +61,10 @@ impl EventScanner {
         let mut seen = HashMap::new();
         loop {
             let found = self.store.watched(after, SCAN_LIMIT).await?;
-            for watched in &found {
-                let now = (status(&watched.state), bucket(percent(&watched.state, &watched.progress)));
-                if self.known.get(&watched.batch) != Some(&now) {
-                    self.queue_events(watched.batch).await?;
-                }
-                seen.insert(watched.batch, now);
-            }
+            let states: Vec<_> = found.iter().map(|watched| (watched.batch, reported(watched))).collect();
+            let changed = states.iter().filter(|(batch, now)| self.known.get(batch) != Some(now)).map(|(batch, _)| *batch);
+            stream::iter(changed).map(Ok).try_for_each_concurrent(WRITERS, |batch| self.queue_events(batch)).await?;
+            seen.extend(states);
             after = found.last().map(|watched| watched.batch);
             if found.len() < SCAN_LIMIT {
                 break;

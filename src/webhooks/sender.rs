@@ -72,10 +72,17 @@ impl Sender {
         Ok(Self { http: guarded_client("webhooks", targets, PATIENCE)?, targets, standard, descriptors })
     }
 
-    /// Makes one attempt.
-    pub async fn send(&self, delivery: &Delivery, webhook: &Webhook, secret: &[u8], now: Timestamp) -> Result<ReceiverAnswer, SendError> {
+    /// Makes one attempt. OpenAI's events always have the headers of Standard Webhooks.
+    pub async fn send(
+        &self,
+        delivery: &Delivery,
+        is_openais: bool,
+        webhook: &Webhook,
+        secret: &[u8],
+        now: Timestamp,
+    ) -> Result<ReceiverAnswer, SendError> {
         let (patience, letter) = match &delivery.wire {
-            Payload::BatchRouter => (PATIENCE, envelope::of_batchrouter(delivery, secret)),
+            Payload::Whole => (PATIENCE, envelope::of_whole(delivery, is_openais, secret)),
             Payload::Phaseo(event) => (PATIENCE_OF_PHASEO, envelope::of_phaseo(delivery, event, secret, now)),
         };
         self.post(webhook, letter, patience, secret, now).await

@@ -54,7 +54,8 @@ fn endpoints_are_made_changed_tried_out_and_deleted() {
     let client = Client::new(&daemon);
     let made = client.post("/v1/webhook-endpoints", &json!({ "url": format!("{}/hook", receiver.url()) })).expect(201);
     let secret = made["signing_secret"].as_str().expect("a secret");
-    assert!(secret.starts_with("whsec_") && secret.len() == 6 + 43, "{made}");
+    let letters = secret.strip_prefix("whsec_").expect("the prefix");
+    assert!(letters.len() == 44 && letters.bytes().all(|letter| letter.is_ascii_alphanumeric()), "one key in every base64: {made}");
     assert_eq!((&made["name"], &made["status"], &made["hasSecret"]), (&json!("Async webhooks"), &json!("active"), &json!(true)));
     assert_eq!(made["events"].as_array().map(Vec::len), Some(6));
     let path = format!("/v1/webhook-endpoints/{}", id(&made));
@@ -174,6 +175,34 @@ fn receivers_of_every_kind_are_told_by_their_own_terms() {
     let refused =
         Client::new(&strict).post("/v1/batches", &json!({ "requests": rows, "webhook": { "url": receiver.url(), "secret": "s" } }));
     assert_eq!(refused.expect(400)["reason"], "batch_webhook_endpoint_required");
+}
+
+#[test]
+fn tests_of_a_slow_receiver_are_few_at_a_time_and_the_rest_is_told_when_to_come_back() {
+    let slow = FakeUpstream::start(|_| Reply::new(204, "").after(Duration::from_secs(3)));
+    let well = FakeUpstream::start(|_| Reply::new(200, "ok"));
+    let daemon = daemon();
+    let client = Client::new(&daemon);
+    let (id, _) = endpoint(&client, &json!({ "url": slow.url() }));
+    let (other, _) = endpoint(&client, &json!({ "url": well.url().replace("127.0.0.1", "localhost") }));
+    let path = format!("/v1/webhook-endpoints/{id}/test");
+    std::thread::scope(|scope| {
+        let tests: Vec<_> = (0..4).map(|_| scope.spawn(|| client.send(Request::post(&path)))).collect();
+        slow.called(4);
+        for path in [&path, &format!("/v1/webhook-endpoints/{other}/test")] {
+            let refused = client.send(Request::post(path));
+            assert_eq!(refused.header("retry-after"), Some("5"));
+            let error = refused.expect(429)["error"].clone();
+            assert_eq!((&error["type"], &error["reason"]), (&json!("rate_limit_error"), &json!("webhook_tests_limit_reached")), "{error}");
+            assert!(error["message"].as_str().is_some_and(|message| message.contains("try again")), "{error}");
+        }
+        for test in tests {
+            assert_eq!(test.join().expect("an answer").expect(200)["ok"], true);
+        }
+    });
+    // The places are free again.
+    assert_eq!(client.send(Request::post(&format!("/v1/webhook-endpoints/{other}/test"))).expect(200)["ok"], true);
+    assert_eq!((slow.kept().len(), well.kept().len()), (4, 1));
 }
 
 #[test]

@@ -40,7 +40,9 @@ pub struct Delivery {
 /// The form in which a message is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Payload {
-    BatchRouter,
+    /// As it was written when the batch ended: BatchRouter's message, or OpenAI's event.
+    Whole,
+    /// Data, which each attempt wraps.
     Phaseo(EventRef),
 }
 
@@ -84,16 +86,23 @@ pub struct Route {
     pub org: OrgId,
 }
 
+impl Route {
+    /// The route of a message of an organisation to a receiver.
+    pub fn of(webhook: &Webhook, org: OrgId) -> Self {
+        let url = webhook.url.parse::<http::Uri>().ok();
+        let host = url.as_ref().and_then(http::Uri::host).unwrap_or_default().to_ascii_lowercase();
+        Self { host: half(Sha256::digest(host).into()), org }
+    }
+}
+
 impl Delivery {
     /// The route of the message.
     pub fn route(&self) -> Route {
-        let url = self.webhook.url.parse::<http::Uri>().ok();
-        let host = url.as_ref().and_then(http::Uri::host).unwrap_or_default().to_ascii_lowercase();
-        Route { host: half(Sha256::digest(host).into()), org: self.org }
+        Route::of(&self.webhook, self.org)
     }
 
     /// The message after one more attempt has failed at `now`; `None` if there is no further
-    /// attempt. For BatchRouter, the first wait is `base` and each further wait is four times as
+    /// attempt. For a whole message, the first wait is `base` and each further wait is four times as
     /// long, up to six hours, for a day. For Phaseo, the waits are 6, 30 and 90 times `base`: a
     /// minute, five minutes and a quarter of an hour by default.
     pub fn failed(self, base: Duration, now: Timestamp) -> Option<Self> {
@@ -123,7 +132,7 @@ mod tests {
             org: OrgId::OPERATOR,
             webhook,
             body: vec![1],
-            wire: Payload::BatchRouter,
+            wire: Payload::Whole,
             created_at: start,
             attempts: 0,
             due_at: start,

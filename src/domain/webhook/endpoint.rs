@@ -60,3 +60,14 @@ pub struct Probed {
     /// Why the receiver did not accept the message; `None` if it did.
     pub error: Option<String>,
 }
+
+/// Why a test message was not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ProbeRefusal {
+    #[error("as many messages of the workspace are being sent as may be sent at a time; try again when one has ended")]
+    OfOrg,
+    #[error("as many messages are being sent to the host of `url` as may be sent at a time; try again when one has ended")]
+    OfHost,
+    #[error("as many messages are being sent as may be sent at a time; try again when one has ended")]
+    OfAll,
+}

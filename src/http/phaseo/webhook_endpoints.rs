@@ -8,10 +8,9 @@ use std::sync::Arc;
 
 use axum::extract::{RawPathParams, State};
 use axum::http::StatusCode;
+use axum::http::header::RETRY_AFTER;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::context::Context;
@@ -20,12 +19,13 @@ use crate::domain::batch::phaseo::Phase;
 use crate::domain::id::ReceiverId;
 use crate::domain::text;
 use crate::domain::webhook::Webhook;
-use crate::domain::webhook::endpoint::{Receiver, ReceiverStatus};
+use crate::domain::webhook::endpoint::{ProbeRefusal, Receiver, ReceiverStatus};
 use crate::domain::webhook::target_policy::Unwanted;
 use crate::http::layers::caller::Caller;
 use crate::http::request::{Object, Params, named};
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
+use crate::service::key_secret;
 
 const DEFAULT_NAME: &str = "Async webhooks";
 const MAX_NAME: usize = 120;
@@ -33,6 +33,8 @@ const MAX_URL: usize = 2_048;
 const MAX_LIST: usize = 100;
 /// The most names of events that one receiver may subscribe to.
 const MAX_EVENTS: usize = 32;
+/// When a test message that was refused may be tried again: most receivers answer within that.
+const RETRY_SECONDS: u32 = 5;
 
 /// `{"error": {"type": ..., "message": ..., "details": ...}}`, an envelope that only these routes
 /// use.
@@ -42,6 +44,15 @@ fn invalid(reason: &'static str, message: impl Into<String>) -> Refusal {
 
 fn not_found() -> Refusal {
     Refusal::nested(StatusCode::NOT_FOUND, "not_found", "webhook_endpoint_not_found", "there is no such webhook endpoint in this workspace")
+}
+
+/// The refusal of a test message while too many messages are being sent.
+fn too_many(refusal: &ProbeRefusal, context: &Context) -> Response {
+    let reason = "webhook_tests_limit_reached";
+    let refusal = Refusal::nested(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", reason, refusal.to_string());
+    let mut response = refusal.with("details", json!({ "reason": reason })).respond(context);
+    response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS.into());
+    response
 }
 
 fn id_of(path: &RawPathParams) -> Result<ReceiverId, Refusal> {
@@ -75,9 +86,7 @@ fn with_secret(receiver: &Receiver, secret: &str) -> Value {
 
 /// Generates a secret, and the sealed form that is stored.
 fn new_secret(api: &Api) -> Result<(String, Vec<u8>), ApiError> {
-    let mut random = [0; 32];
-    aws_lc_rs::rand::fill(&mut random).map_err(|_| ApiError::internal("the machine has no random numbers"))?;
-    let secret = format!("whsec_{}", URL_SAFE_NO_PAD.encode(random));
+    let secret = key_secret::of_webhook().map_err(|_| ApiError::internal("the machine has no random numbers"))?;
     let sealed = api.seal(&secret)?;
     Ok((secret, sealed))
 }
@@ -266,7 +275,10 @@ pub async fn test(State(api): State<Arc<Api>>, Extension(caller): Extension<Call
         api.check_open()?;
         let found = api.service.store.receiver(caller.org, id_of(&path)?).await.map_err(ApiError::from)?;
         let receiver = found.filter(|receiver| receiver.status != ReceiverStatus::Deleted).ok_or_else(not_found)?;
-        let probed = (api.probe)(receiver).await;
+        let probed = match (api.probe)(receiver).await {
+            Ok(probed) => probed,
+            Err(refusal) => return Ok(too_many(&refusal, &context)),
+        };
         let body = json!({
             "ok": probed.error.is_none(),
             "event_id": probed.event,

@@ -16,6 +16,7 @@ use super::error::ApiError;
 use super::range::{Selection, select};
 use super::stream;
 use super::stream::{Content, Whole};
+use crate::domain::batch::Batch;
 use crate::domain::error::Code;
 use crate::domain::file::{ANY_TYPE, File, FileSource, ResultPart};
 use crate::domain::id::BatchId;
@@ -82,7 +83,7 @@ async fn open(api: &Api, file: &File, range: Option<Range<u64>>) -> Result<Body,
             }
         }
         FileSource::View { batch, part } => {
-            let mut lines = result_lines(api, batch, part, Some(file.bytes)).await?;
+            let mut lines = view(api, batch, part, Some(file.bytes)).await?;
             let range = range.unwrap_or(0..file.bytes);
             let lines = blocking(move || lines.limit_to(range).map(|()| lines)).await?;
             Ok(stream::body(lines))
@@ -90,16 +91,49 @@ async fn open(api: &Api, file: &File, range: Option<Range<u64>>) -> Result<Body,
     }
 }
 
+/// The lines of a part of a batch, while none of the files that show the part is gone.
+///
+/// # Errors
+/// When such a file was deleted or has expired.
+pub async fn result_lines(api: &Api, batch: &Batch, part: ResultPart) -> Result<Lines, ApiError> {
+    check_results(api, batch, part).await?;
+    // The size is known only for a batch that has ended.
+    let expected = batch.state.is_terminal().then(|| batch.progress.bytes(part));
+    view(api, batch.spec.id, part, expected).await
+}
+
+/// Checks that the files that show a part of a batch are all there. Rows are removed a while after
+/// the files that show them, and must not be seen in the meantime.
+///
+/// # Errors
+/// When a file was deleted or has expired.
+pub async fn check_results(api: &Api, batch: &Batch, part: ResultPart) -> Result<(), ApiError> {
+    let files = batch.state.files();
+    let (output, errors) = match part {
+        ResultPart::Output => (files.output, None),
+        ResultPart::Errors => (None, files.errors),
+        ResultPart::All => (files.output, files.errors),
+    };
+    for file in [output, errors].into_iter().flatten() {
+        if api.service.store.file(file, api.service.clock.now()).await?.is_none() {
+            return Err(results_gone(batch.spec.id));
+        }
+    }
+    Ok(())
+}
+
+fn results_gone(batch: BatchId) -> ApiError {
+    let message = format!("the results of `{batch}` have expired or were deleted, and are being or have been removed");
+    ApiError::new(Code::ResultsExpired, message)
+}
+
 /// The lines of a part of a batch; they must have `expected` bytes, if that is known.
-pub async fn result_lines(api: &Api, batch: BatchId, part: ResultPart, expected: Option<u64>) -> Result<Lines, ApiError> {
+async fn view(api: &Api, batch: BatchId, part: ResultPart, expected: Option<u64>) -> Result<Lines, ApiError> {
     let lines = api.service.store.lines(batch, part).await?.ok_or_else(|| ApiError::not_found("batch", batch))?;
     match expected {
         // Removing the results of a large batch takes a while; a partly removed result is not an
         // answer.
-        Some(bytes) if lines.bytes() != bytes => {
-            let message = format!("the results of `{batch}` have expired or were deleted, and are being or have been removed");
-            Err(ApiError::new(Code::ResultsExpired, message))
-        }
+        Some(bytes) if lines.bytes() != bytes => Err(results_gone(batch)),
         Some(_) | None => Ok(lines),
     }
 }

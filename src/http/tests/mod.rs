@@ -134,7 +134,7 @@ impl Bench {
             bodies: super::BodyRoom::default(),
             probe: Arc::new(|_| {
                 let (event, error) = ("evt_test".to_owned(), Some("nothing is sent here".to_owned()));
-                Box::pin(async { crate::domain::webhook::endpoint::Probed { event, status: None, preview: None, error } })
+                Box::pin(async { Ok(crate::domain::webhook::endpoint::Probed { event, status: None, preview: None, error }) })
             }),
             feeds: Feeds::new(super::batch_message),
         };

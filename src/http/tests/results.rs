@@ -4,15 +4,16 @@ use super::*;
 use crate::domain::batch::metadata::Metadata;
 use crate::domain::batch::plan::Plan;
 use crate::domain::batch::priority::{Control, Owner};
-use crate::domain::batch::{BatchEvent, BatchInput, BatchSpec, BatchState, Fallback, InvalidRows, Progress, ResultFiles};
+use crate::domain::batch::{BatchEvent, BatchInput, BatchSpec, BatchState, Fallback, InvalidRows, ResultFiles};
 use crate::domain::dialect::Dialect;
 use crate::domain::endpoint::{Endpoint, RowEndpoint};
 use crate::domain::file::{File, FileSource, Purpose, ResultPart};
 use crate::domain::id::{BatchId, FileId, OrgId, RowIndex, RowKey};
 use crate::domain::money::Usd;
 use crate::domain::row::{Attempt, Outcome, Response, RowResult};
-use crate::domain::time::CompletionWindow;
+use crate::domain::time::{CompletionWindow, later};
 use crate::domain::usage::Usage;
+use crate::http::response::signed_links::Base;
 use crate::store::{End, PackedRow, Page};
 
 const ROWS: u32 = 40;
@@ -25,6 +26,22 @@ struct Ran {
 
 /// Runs a batch by hand: even rows succeed, odd ones are rejected.
 async fn run(bench: &Bench, settle: bool) -> Ran {
+    let (ran, state) = run_rows(bench).await;
+    if settle {
+        settle_batch(bench, &ran, state, None).await;
+    }
+    ran
+}
+
+/// Runs a batch to its end; its output file expires after so many seconds.
+async fn run_and_expire(bench: &Bench, after: Option<u64>) -> Ran {
+    let (ran, state) = run_rows(bench).await;
+    let expires = after.map(|seconds| later(bench.api.service.clock.now(), Duration::from_secs(seconds)));
+    settle_batch(bench, &ran, state, expires).await;
+    ran
+}
+
+async fn run_rows(bench: &Bench) -> (Ran, BatchState) {
     let (store, now) = (&bench.api.service.store, bench.api.service.clock.now());
     let input = bench.upload(b"x\n").await.parse().unwrap();
     let spec = BatchSpec {
@@ -64,21 +81,17 @@ async fn run(bench: &Bench, settle: bool) -> Ran {
         store.record(PackedRow::pack(&row).unwrap()).await.unwrap();
     }
     store.durable_rows().wait_for(|rows| *rows >= u64::from(ROWS)).await.unwrap();
-    let ran = Ran { batch, output: FileId::generate(now), errors: FileId::generate(now) };
-    if settle {
-        let progress = store.batch(batch).await.unwrap().unwrap().progress;
-        settle_batch(bench, &ran, state, progress).await;
-    }
-    ran
+    (Ran { batch, output: FileId::generate(now), errors: FileId::generate(now) }, state)
 }
 
-async fn settle_batch(bench: &Bench, ran: &Ran, state: BatchState, progress: Progress) {
-    let now = bench.api.service.clock.now();
+async fn settle_batch(bench: &Bench, ran: &Ran, state: BatchState, output_expires: Option<Timestamp>) {
+    let (store, now) = (&bench.api.service.store, bench.api.service.clock.now());
+    let progress = store.batch(ran.batch).await.unwrap().unwrap().progress;
     let view = |id, bytes, part| File {
         id,
         bytes,
         created_at: now,
-        expires_at: None,
+        expires_at: output_expires.filter(|_| part == ResultPart::Output),
         filename: format!("{}.jsonl", ran.batch),
         purpose: Purpose::BatchOutput,
         mime: None,
@@ -89,7 +102,7 @@ async fn settle_batch(bench: &Bench, ran: &Ran, state: BatchState, progress: Pro
         vec![view(ran.output, progress.output_bytes, ResultPart::Output), view(ran.errors, progress.error_bytes, ResultPart::Errors)];
     let event = BatchEvent::Settled { files: ResultFiles { output: Some(ran.output), errors: Some(ran.errors) } };
     let state = state.apply(BatchEvent::RowsDone, now).and_then(|state| state.apply(event, now)).unwrap();
-    bench.api.service.store.batch_settled(ran.batch, state, progress, End { files, ..End::default() }).await.unwrap();
+    store.batch_settled(ran.batch, state, progress, End { files, ..End::default() }).await.unwrap();
 }
 
 #[tokio::test]
@@ -138,4 +151,67 @@ async fn results_without_files_expire() {
     bench.api.service.store.sweep(bench.api.service.clock.now()).await.unwrap();
     let gone = bench.get(&format!("/v1/batches/{}/results", ran.batch)).await;
     assert_eq!((gone.status.as_u16(), gone.code().as_str()), (404, "results_expired"));
+}
+
+/// Every way to the results of a batch that have an output file: the file in each dialect, the
+/// pages and lines of results, and links that need no key.
+fn ways_to_the_output(bench: &Bench, ran: &Ran) -> Vec<String> {
+    let (seal, now) = (bench.api.service.store.seal(), bench.api.service.clock.now());
+    let base = Base::at(String::new());
+    let mut ways: Vec<_> =
+        [ran.output, FileId::from_u128(ran.batch.as_u128())].into_iter().map(|file| base.link(seal, file, now).url).collect();
+    ways.extend(ways.clone().iter().map(|link| format!("/batchrouter{link}")));
+    for dialect in ["/v1", "/openai/v1", "/phaseo/v1"] {
+        ways.push(format!("{dialect}/files/{}/content", ran.output));
+    }
+    for dialect in ["/v1", "/openai/v1", "/batchrouter/v1", "/phaseo/v1"] {
+        ways.push(format!("{dialect}/batches/{}/results", ran.batch));
+    }
+    ways.push(format!("/v1/batches/{}/results?part=output", ran.batch));
+    ways.push(format!("/v1/batches/{}/results?include=attempts", ran.batch));
+    ways.push(format!("/batchrouter/v1/batches/{}/artifact-url", ran.batch));
+    ways
+}
+
+#[tokio::test]
+async fn nothing_leads_to_an_output_from_the_moment_of_its_delete() {
+    let tag = |file: FileId| format!("\"{file}\"");
+    for (dialect, expires) in [("/v1", false), ("/openai/v1", false), ("/v1", true)] {
+        let bench = Bench::new().await;
+        let ran = run_and_expire(&bench, expires.then_some(60)).await;
+        let tag = tag(ran.output);
+        let asked: [(&str, &[(&str, &str)]); 7] = [
+            ("GET", &[]),
+            ("HEAD", &[]),
+            ("GET", &[("accept", "application/x-ndjson")]),
+            ("GET", &[("range", "bytes=0-9")]),
+            ("GET", &[("range", "bytes=0-9"), ("if-range", &tag)]),
+            ("GET", &[("if-none-match", &tag)]),
+            ("HEAD", &[("if-none-match", "*")]),
+        ];
+        for way in ways_to_the_output(&bench, &ran) {
+            for (method, headers) in asked {
+                let status = bench.call(method, &way, headers, "").await.status.as_u16();
+                assert!(matches!(status, 200 | 206 | 304), "before: {method} {way} {headers:?}: {status}");
+            }
+        }
+        match expires {
+            true => bench.pass(60),
+            false => {
+                let deleted = bench.call("DELETE", &format!("{dialect}/files/{}", ran.output), &[], "").await;
+                assert_eq!(deleted.status, 200, "{dialect}");
+            }
+        }
+        for way in ways_to_the_output(&bench, &ran) {
+            for (method, headers) in asked {
+                let answer = bench.call(method, &way, headers, "").await;
+                assert_eq!(answer.status, 404, "after: {method} {way} {headers:?}");
+                assert!(!answer.text().contains("row-"), "{way}");
+            }
+        }
+        // What was not deleted stays.
+        let errors = bench.get(&format!("/v1/batches/{}/results?part=errors", ran.batch)).await;
+        assert_eq!((errors.status.as_u16(), errors.text().lines().count()), (200, 20));
+        assert_eq!(bench.get(&format!("/v1/files/{}/content", ran.errors)).await.status, 200);
+    }
 }

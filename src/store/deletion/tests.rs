@@ -25,7 +25,8 @@ use crate::domain::webhook::Webhook;
 use crate::domain::webhook::delivery::{Delivery, EventRef, Payload};
 use crate::domain::webhook::event_log::{DeliveryAttempt, Event, TriedOutcome};
 use crate::store::{
-    CreateOutcome, Deletion, DeliveryChoice, Due, End, Idempotency, PackedRow, Page, ROWS_PER_PAGE, Store, UsedKey, WebhookEvents,
+    CreateOutcome, Deletion, DeliveryChoice, Due, DueSearch, End, Idempotency, PackedRow, Page, ROWS_PER_PAGE, Store, UsedKey,
+    WebhookEvents,
 };
 
 const ORG: OrgId = OrgId::from_u128(0xabcd << 64);
@@ -285,7 +286,8 @@ async fn messages_go(store: &Store, id: BatchId, org: OrgId) {
     store.queue_events(news).await.unwrap();
     store.answer_notice(id, Some(message(id, org, 0x103))).await.unwrap();
     store.batch_moved(id, BatchState::InProgress { since: NOW }).await.unwrap();
-    let due = store.due_deliveries(NOW + Duration::from_secs(90_000), OrgId::OPERATOR, 100, |_, _| DeliveryChoice::Take).await.unwrap();
+    let late = NOW + Duration::from_secs(90_000);
+    let due = store.due_deliveries(late, DueSearch::default(), 100, |_, _| DeliveryChoice::Take(())).await.unwrap().due;
     assert_eq!(due.len(), 1, "{due:?}");
     let [Due::Moot { key }] = &due[..] else { panic!("{due:?}") };
     store.drop_delivery(key.clone()).await.unwrap();

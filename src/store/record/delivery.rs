@@ -15,7 +15,7 @@ use crate::store::record::error::RecordError;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeliveryRecord {
     first: DeliveryRecord1,
-    /// `None` for messages of BatchRouter's.
+    /// `None` for messages that are sent as they are.
     told: Option<ToldRecord>,
 }
 
@@ -54,7 +54,7 @@ impl Record for DeliveryRecord {
 impl From<&Delivery> for DeliveryRecord {
     fn from(delivery: &Delivery) -> Self {
         let told = match &delivery.wire {
-            Payload::BatchRouter => None,
+            Payload::Whole => None,
             Payload::Phaseo(told) => Some(ToldRecord {
                 phase: told.event.phase.to_string(),
                 key: told.event.key.clone(),
@@ -94,7 +94,7 @@ impl TryFrom<DeliveryRecord> for Delivery {
 
     fn try_from(DeliveryRecord { first: record, told }: DeliveryRecord) -> Result<Self, RecordError> {
         let wire = match told {
-            None => Payload::BatchRouter,
+            None => Payload::Whole,
             Some(told) => {
                 let phase = word::<DeliveryRecord, _>(&told.phase, Phase::parse)?;
                 let event = Event { phase, key: told.key, change: told.change };

@@ -25,7 +25,7 @@ use crate::http::batchrouter::error::Refusal;
 use crate::http::layers::caller::Caller;
 use crate::http::request::{Params, PathId};
 use crate::http::response::error::ApiError;
-use crate::http::response::file_content::result_lines;
+use crate::http::response::file_content::{check_results, result_lines};
 use crate::http::response::signed_links::{Base, Signed};
 use crate::http::response::stream;
 use crate::http::response::time::moment;
@@ -43,11 +43,6 @@ fn fee(spec: &BatchSpec) -> Decimal {
         BatchInput::Quoted(order) => order.fee,
         BatchInput::Unquoted { .. } => Decimal::ZERO,
     }
-}
-
-/// Bytes of a part of a batch's results as the lines of a file; `None` before the batch has ended.
-fn expected(batch: &Batch, part: ResultPart) -> Option<u64> {
-    batch.state.is_terminal().then(|| batch.progress.bytes(part))
 }
 
 /// `GET /v1/batches/{batch_id}/results`
@@ -69,7 +64,7 @@ pub async fn page(
     if headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).is_some_and(|accept| accept.contains(NDJSON)) {
         return Ok(lines(&api, &batch, ResultPart::All).await?);
     }
-    let mut lines = result_lines(&api, id, ResultPart::All, expected(&batch, ResultPart::All)).await?;
+    let mut lines = result_lines(&api, &batch, ResultPart::All).await?;
     let fee = fee(&batch.spec);
     let body = blocking(move || {
         lines.start_at(from);
@@ -111,7 +106,7 @@ fn row_of(cursor: &str) -> Result<RowIndex, ApiError> {
 
 /// Every result of a part, one row per line.
 async fn lines(api: &Api, batch: &Batch, part: ResultPart) -> Result<Response, ApiError> {
-    let lines = result_lines(api, batch.spec.id, part, expected(batch, part)).await?;
+    let lines = result_lines(api, batch, part).await?;
     let fee = fee(&batch.spec);
     let render = LineRender(Arc::new(move |result, out| {
         result_row::write(result, fee, out);
@@ -132,6 +127,7 @@ pub async fn artifact_url(
         let message = format!("the batch is {}; its results can be read when it has ended", status_of(&api, &batch));
         return Err(ApiError::new(Code::ResultsNotReady, message).into());
     }
+    check_results(&api, &batch, ResultPart::All).await?;
     let base = Base::of(api.public_url.as_deref(), &headers);
     let link = base.link(api.service.store.seal(), artifact_of(id), api.service.clock.now());
     Ok(Json(json!({ "url": link.url, "expires_at": moment(link.expires_at), "content_type": NDJSON })).into_response())

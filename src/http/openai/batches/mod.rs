@@ -129,9 +129,7 @@ pub async fn results(
     let part = params.choice("part", &parts)?.unwrap_or(ResultPart::All);
     let attempts = params.choice("include", &[("attempts", ())])?.is_some();
     let batch = find(&api, &caller, id).await?;
-    // The expected size is known only for a batch that has ended.
-    let all = batch.state.is_terminal().then(|| batch.progress.bytes(part));
-    let lines = result_lines(&api, id, part, all).await?;
+    let lines = result_lines(&api, &batch, part).await?;
     let kind = (CONTENT_TYPE, "application/x-ndjson".to_owned());
     if attempts {
         return Ok(([kind], stream::body(lines.with_attempts())).into_response());

@@ -40,8 +40,8 @@ async fn lines(api: &Api, batch: &Batch) -> Result<Response, Refusal> {
         return Err(Refusal::flat(StatusCode::NOT_FOUND, "not_found", "batch_results_unavailable", message).with("batch_id", id));
     }
     // Both parts are opened before the first byte is sent.
-    let part = async |part| result_lines(api, batch.spec.id, part, Some(batch.progress.bytes(part))).await;
-    let (output, errors) = (part(ResultPart::Output).await?, part(ResultPart::Errors).await?);
+    let output = result_lines(api, batch, ResultPart::Output).await?;
+    let errors = result_lines(api, batch, ResultPart::Errors).await?;
     let body = stream::body(output).into_data_stream().chain(stream::body(errors).into_data_stream());
     let headers = [
         ("content-type", "application/x-ndjson".to_owned()),
