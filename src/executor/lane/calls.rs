@@ -1,5 +1,4 @@
 //! Calls of the lanes: which server a row goes to, that it goes out, and what its end means.
-
 use tokio::time::Instant;
 
 use super::blame::{Judged, Pick};
