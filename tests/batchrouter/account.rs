@@ -42,7 +42,7 @@ fn an_agent_registers_itself_and_its_keys_come_and_go() {
     let (new, id) = (as_key(&daemon, &made["api_key"]), made["api_key_id"].as_str().expect("an id").to_owned());
     new.get("/v1/batches").expect(200);
     let stranger = as_key(&daemon, &daemon.send(Request::post("/v1/auth/agent-register")).expect(201)["api_key"]);
-    assert_eq!(code(&stranger.send(Request::new("DELETE", &format!("/v1/auth/account/api-keys/{id}"))).expect(403)), "forbidden");
+    assert_eq!(code(&stranger.send(Request::new("DELETE", &format!("/v1/auth/account/api-keys/{id}"))).expect(404)), "not_found");
     agent.send(Request::new("DELETE", &format!("/v1/auth/account/api-keys/{id}"))).expect(200);
     assert_eq!(code(&new.get("/v1/batches").expect(401)), "unauthorized");
     assert_eq!(
@@ -123,12 +123,13 @@ fn what_belongs_to_one_organisation_does_not_exist_for_another() {
     let batch = own.ended(&id);
     let file = batch["output_file_id"].as_str().expect("a file");
     let forbidden = |answer: Response| assert_eq!(code(&answer.expect(403)), "forbidden");
-    forbidden(other.get(&format!("/v1/quotes/{}", quote["quote_id"].as_str().expect("an id"))));
+    let unknown = |answer: Response, word: &str| assert_eq!(code(&answer.expect(404)), word);
+    unknown(other.get(&format!("/v1/quotes/{}", quote["quote_id"].as_str().expect("an id"))), "quote_not_found");
     for path in ["", "/results", "/artifact-url", "/billing-receipt"] {
-        forbidden(other.get(&format!("/v1/batches/{id}{path}")));
+        unknown(other.get(&format!("/v1/batches/{id}{path}")), "not_found");
     }
-    forbidden(other.post(&format!("/v1/batches/{id}/cancel"), &json!({})));
-    forbidden(other.try_create(&json!({ "quote_id": quote["quote_id"], "items": items(1, "gpt-4o-mini") })));
+    unknown(other.post(&format!("/v1/batches/{id}/cancel"), &json!({})), "not_found");
+    unknown(other.try_create(&json!({ "quote_id": quote["quote_id"], "items": items(1, "gpt-4o-mini") })), "quote_not_found");
     for path in
         [format!("/v1/openai/v1/batches/{id}"), format!("/v1/openai/v1/files/{file}"), format!("/v1/openai/v1/files/{file}/content")]
     {

@@ -2,8 +2,8 @@
 //!
 //! Recorded is every change by way of a route for the operator or for those who manage keys, every
 //! deletion, and whatever the operator reaches of another organisation. Which routes these are
-//! follows from the table of routes, so that a new route cannot be forgotten. A caller that is not
-//! let in leaves no line here: strangers would push out what counts.
+//! follows from the table of routes, so that a new route cannot be forgotten. What was refused leaves
+//! no line here unless the operator asked for it: others would push out what counts.
 //!
 //! Invariant: the line is durable before the answer begins.
 
@@ -62,7 +62,8 @@ impl Audited {
     /// Records the request if it has to be; `caller` is `None` where no key is asked for.
     pub async fn end(self, api: &Api, caller: Option<&Caller>, came_of_it: Answered) {
         let reached = caller.and_then(Caller::reached);
-        if !self.is_recorded() && reached.is_none() {
+        let is_refused_client = came_of_it.status.is_client_error() && !caller.is_some_and(Caller::is_operator);
+        if reached.is_none() && (!self.is_recorded() || is_refused_client) {
             return;
         }
         let line = self.line(api, caller, reached, &came_of_it).to_string();

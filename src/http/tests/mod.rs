@@ -9,6 +9,7 @@ mod feed;
 mod files;
 mod heads;
 mod lanes;
+mod leases;
 mod leftovers;
 mod quotes;
 mod results;
