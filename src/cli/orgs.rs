@@ -159,12 +159,12 @@ fn show(org: &Value, remote: &RemoteArgs) -> Result<u8, CommandRefused> {
 fn render(orgs: &[Value]) -> String {
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let row = |org: &Value| {
-        let left = if org["unlimited"] == true { "unlimited".to_owned() } else { text(&org["credit_balance"]) };
+        let left = if org["unlimited"] == true { "unlimited".to_owned() } else { text(&org["credit_balance"]["amount"]) };
         let state = match org["erased"] == true {
             true => "closed, erased".to_owned(),
             false => text(&org["state"]),
         };
-        vec![text(&org["org_id"]), text(&org["name"]), text(&org["created_at"]), left, text(&org["credits"]["charged"]), state]
+        vec![text(&org["org_id"]), text(&org["name"]), text(&org["created_at"]), left, text(&org["credits"]["charged"]["amount"]), state]
     };
     table(&["id", "name", "created", "credits left", "charged", "state"], orgs.iter().map(row).collect())
 }
@@ -177,8 +177,8 @@ mod tests {
     fn organisations_are_a_table() {
         let org = |n: u32, name: &str, unlimited: bool, state: &str| {
             json!({
-                "org_id": format!("org_{n:032x}"), "name": name, "created_at": "2026-11-24T15:06:00.000Z", "credit_balance": "12.500000",
-                "unlimited": unlimited, "credits": { "charged": "1.000000" }, "state": state, "erased": n == 3,
+                "org_id": format!("org_{n:032x}"), "name": name, "created_at": "2026-11-24T15:06:00.000Z", "credit_balance": { "amount": "12.50" },
+                "unlimited": unlimited, "credits": { "charged": { "amount": "1.00" } }, "state": state, "erased": n == 3,
             })
         };
         let orgs = [org(0, "Operator", true, "open"), org(2, "Acme & Söhne", false, "open"), org(3, "Gone", false, "closed")];

@@ -12,9 +12,10 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::access_class::AccessClass;
-use super::admin::{batches, catalog, lanes, orgs};
+use super::admin::{catalog, lanes, orgs};
 use super::layers::access_policy::Origins;
 use super::layers::{auth, head_fault, request_body, trace};
+use super::openai::batches::every;
 use super::ops::metrics;
 use super::response::error;
 use super::route_table::{Listed, RouteEntry, RouteIndex, Table, routes};
@@ -47,11 +48,11 @@ const OPERATIONS: &[RouteEntry] = routes! {
     own "/admin/organisations/{org_id}/credits" Operator { post: orgs::credit }
     own "/admin/organisations/{org_id}/keys" Operator { get: orgs::list_keys, post: orgs::create_key }
     own "/admin/organisations/{org_id}/keys/{api_key_id}" Operator { delete: orgs::revoke_key }
-    own "/admin/batches" Operator { get: batches::list }
-    own "/admin/batches/{batch_id}" Operator { get: batches::retrieve }
-    own "/admin/batches/{batch_id}/pause" Operator { post: batches::pause }
-    own "/admin/batches/{batch_id}/resume" Operator { post: batches::resume }
-    own "/admin/batches/{batch_id}/cancel" Operator { post: batches::cancel }
+    own "/admin/batches" Operator { get: every::list }
+    own "/admin/batches/{batch_id}" Operator { get: every::retrieve }
+    own "/admin/batches/{batch_id}/pause" Operator { post: every::pause }
+    own "/admin/batches/{batch_id}/resume" Operator { post: every::resume }
+    own "/admin/batches/{batch_id}/cancel" Operator { post: every::cancel }
     own "/admin/lanes" Operator { get: lanes::list }
     own "/admin/lanes/pause" Operator { post: lanes::pause }
     own "/admin/lanes/resume" Operator { post: lanes::resume }

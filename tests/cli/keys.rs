@@ -78,7 +78,8 @@ fn assert_nowhere(secret: &str, dir: &Path) {
 #[test]
 fn keys_of_every_dialect_come_and_go() {
     let (mut daemon, _dir) = guarded();
-    let (code, openai, said) = ask(&daemon, &["create", "--dialect", "openai", "--org", "Acme & Söhne", "--name", "nightly"]);
+    let (code, openai, said) =
+        ask(&daemon, &["create", "--dialect", "openai", "--org", "Acme & Söhne", "--create-org", "--name", "nightly"]);
     assert!(code == 0 && said.contains("created the organisation `Acme & Söhne` with unlimited credits: org_"), "{said}");
     let openai = openai.trim_end().to_owned();
     let org = said.split_whitespace().find(|word| word.starts_with("org_")).expect("an id").to_owned();
@@ -183,6 +184,8 @@ fn what_cannot_be_done_is_told_before_anything_is_created() {
         told(OPERATOR, &["create", "--dialect", "phaseo", "--org", "New", "--expires", "2020-01-01T00:00:00Z"]),
         told(OPERATOR, &["create", "--dialect", "phaseo", "--org", "New", "--expires", "soon"]),
         told(OPERATOR, &["create", "--dialect", "phaseo", "--org", "Twin"]),
+        told(OPERATOR, &["create", "--dialect", "phaseo", "--org", "New"]),
+        told(OPERATOR, &["create", "--dialect", "phaseo", "--org", "operator", "--scope", "read,all"]),
         told(OPERATOR, &["list", "--org", "New"]),
         told(OPERATOR, &["list", "--org", "Twin"]),
         told(OPERATOR, &["revoke", nothing]),
@@ -195,4 +198,38 @@ fn what_cannot_be_done_is_told_before_anything_is_created() {
     exits(&output, 2);
     let orgs = get(&daemon, OPERATOR, "/admin/organisations?name=New").expect(200);
     assert_eq!(orgs["data"], json!([]));
+}
+
+#[test]
+fn organisations_are_funded_renamed_and_closed() {
+    let (daemon, _dir) = guarded();
+    let orgs = |args: &[&str]| {
+        let url = format!("http://{}", daemon.addr());
+        let mut command = command(daemon.dir(), &[&["orgs"], args, &["--url", &url]].concat());
+        command.env("BATCHD_API_KEY", OPERATOR);
+        let output = finish(command, None);
+        let said = format!("{} {}{}\n", output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr));
+        said.replace(&url, "[url]")
+    };
+    let said = [
+        orgs(&["create", "Acme", "--credits", "25.00"]),
+        orgs(&["create", "Acme"]),
+        orgs(&["create", "Beta", "--credits", "much"]),
+        orgs(&["credit", "Acme", "10"]),
+        orgs(&["rename", "Acme", "Acme & Co"]),
+        orgs(&["credit", "Acme & Co", "--unlimited"]),
+        orgs(&["credit", "Acme", "1"]),
+    ];
+    let (reader, _) = create(&daemon, &["--dialect", "openai", "--org", "Acme & Co", "--scope", "read"]);
+    get(&daemon, &reader, "/v1/files").expect(200);
+    assert_eq!(with(&daemon, &reader, Request::post("/v1/batches").json(&json!({}))).error_code(403), "insufficient_scope");
+    let closed = [
+        orgs(&["close", "Acme & Co"]),
+        orgs(&["close", "Acme & Co", "--data", "erase"]),
+        orgs(&["close", "operator", "--data", "keep"]),
+        orgs(&["list"]),
+    ];
+    assert_eq!(get(&daemon, &reader, "/v1/files").error_code(401), "api_key_revoked");
+    let said = [&said[..], &closed[..]].concat().concat();
+    insta::with_settings!({ filters => UNSTABLE }, { insta::assert_snapshot!("orgs", said) });
 }

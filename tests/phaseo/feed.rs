@@ -9,7 +9,7 @@ use tungstenite::Message;
 
 use crate::client::{Client, Events, Socket, TIMEOUT, id, row};
 use crate::lifecycle::same;
-use crate::support::daemon::{Daemon, temp_dir};
+use crate::support::daemon::{Daemon, signal, temp_dir};
 use crate::support::http::Request;
 use crate::support::upstream::{FakeUpstream, Reply};
 use crate::support::wait::poll;
@@ -143,6 +143,28 @@ fn jobs_of_every_dialect_have_the_same_keys() {
     assert_eq!((&quoted["id"], &quoted["native_id"], &quoted["request_id"]), (&json!(theirs), &Value::Null, &Value::Null));
     let keys = |job: &Value| job.as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
     assert_eq!(keys(&quoted), keys(&told));
+}
+
+#[test]
+fn a_socket_ends_with_its_key_and_keys_are_read_again() {
+    let dir = temp_dir();
+    let keys = dir.path().join("keys");
+    let (old, new) = ("phaseo_v1_sk_abcdefghijkl_0123456789", "phaseo_v1_sk_abcdefghijkl_9876543210");
+    std::fs::write(&keys, format!("{old}\n")).expect("a file of keys");
+    let daemon = Daemon::with(&["--api-keys-file", &keys.to_string_lossy()]);
+    let client = Client::new(&daemon);
+    let batch = ended(&client);
+    let mut socket = Socket::connect(&client, &format!("/v1/async/batch/{batch}/ws?close_on_terminal=false"));
+    assert_eq!(socket.told()["type"], "job.snapshot");
+    // A file without keys changes nothing, and one with another key is in force by itself.
+    std::fs::write(&keys, "# none\n").expect("it is written");
+    signal(daemon.pid(), "HUP");
+    assert_eq!(client.get("/v1/batches").status(), 200);
+    std::fs::write(&keys, format!("{new}\n")).expect("it is written");
+    assert_eq!(socket.closed(), (1008, "the API key is no longer accepted".to_owned()));
+    assert_eq!(client.get("/v1/batches").status(), 401);
+    let next = Request::get("/v1/batches").header("authorization", &format!("Bearer {new}"));
+    assert_eq!(daemon.send(next).status(), 200);
 }
 
 #[test]

@@ -1,7 +1,6 @@
-//! The operator's routes: catalog, lanes, organisations, keys, every batch, backup. All of them are batchd's
+//! The operator's routes: catalog, lanes, organisations, keys, backup. All of them are batchd's
 //! own.
 
-pub mod batches;
 pub mod catalog;
 pub mod keys;
 pub mod known_lanes;

@@ -2,6 +2,7 @@
 
 pub mod control;
 pub mod create;
+pub mod every;
 pub mod results;
 pub mod routing;
 

@@ -1,6 +1,6 @@
 //! `/admin/batches`: the batches of every organisation, for the operator to look at and to stop.
 //!
-//! The objects are those of OpenAI's API, and tell besides whose a batch is.
+//! The objects are those of this API, and tell besides whose a batch is.
 
 use std::sync::Arc;
 
@@ -8,18 +8,15 @@ use axum::extract::State;
 use axum::{Extension, Json};
 use serde_json::{Value, json};
 
+use super::{DEFAULT_LIST, MAX_LIST, control, find, shown, stop};
 use crate::domain::batch::Batch;
 use crate::domain::batch::priority::ControlChange;
 use crate::domain::id::{BatchId, OrgId};
 use crate::http::layers::caller::Caller;
-use crate::http::openai::batches as openai;
 use crate::http::request::{Params, PathId};
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 use crate::store::BatchQuery;
-
-const DEFAULT_LIST: usize = 20;
-const MAX_LIST: usize = 100;
 
 /// `GET /admin/batches`: the newest first; `org_id` selects those of one organisation.
 pub async fn list(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, params: Params) -> Result<Json<Value>, ApiError> {
@@ -32,7 +29,7 @@ pub async fn list(State(api): State<Arc<Api>>, Extension(caller): Extension<Call
         caller.reaches(owner);
     }
     let last = listing.items.last().map(|batch| batch.spec.id.to_string());
-    let data = listing.items.iter().map(|batch| shown(&api, batch)).collect::<Result<Vec<_>, _>>()?;
+    let data = listing.items.iter().map(|batch| with_owner(&api, batch)).collect::<Result<Vec<_>, _>>()?;
     Ok(Json(json!({ "object": "list", "data": data, "last_id": last, "has_more": listing.has_more })))
 }
 
@@ -42,7 +39,7 @@ pub async fn retrieve(
     Extension(caller): Extension<Caller>,
     PathId(id): PathId<BatchId>,
 ) -> Result<Json<Value>, ApiError> {
-    Ok(Json(shown(&api, &openai::find(&api, &caller, id).await?)?))
+    Ok(Json(with_owner(&api, &find(&api, &caller, id).await?)?))
 }
 
 /// `POST /admin/batches/{batch_id}/pause`
@@ -64,8 +61,8 @@ pub async fn resume(
 }
 
 async fn set_paused(api: &Api, caller: &Caller, id: BatchId, paused: bool) -> Result<Json<Value>, ApiError> {
-    let change = ControlChange { paused: Some(paused), ..ControlChange::default() };
-    Ok(Json(shown(api, &openai::control::change(api, caller, id, change).await?)?))
+    let wish = ControlChange { paused: Some(paused), ..ControlChange::default() };
+    Ok(Json(with_owner(api, &control::change(api, caller, id, wish).await?)?))
 }
 
 /// `POST /admin/batches/{batch_id}/cancel`
@@ -74,11 +71,11 @@ pub async fn cancel(
     Extension(caller): Extension<Caller>,
     PathId(id): PathId<BatchId>,
 ) -> Result<Json<Value>, ApiError> {
-    Ok(Json(shown(&api, &openai::stop(&api, &caller, id).await?)?))
+    Ok(Json(with_owner(&api, &stop(&api, &caller, id).await?)?))
 }
 
-fn shown(api: &Api, batch: &Batch) -> Result<Value, ApiError> {
-    let mut object = serde_json::to_value(openai::shown(api, batch)).map_err(ApiError::internal)?;
+fn with_owner(api: &Api, batch: &Batch) -> Result<Value, ApiError> {
+    let mut object = serde_json::to_value(shown(api, batch)).map_err(ApiError::internal)?;
     object["org_id"] = json!(batch.spec.org.to_string());
     object["dialect"] = json!(batch.spec.dialect);
     Ok(object)
