@@ -17,6 +17,7 @@ use crate::catalog::{
     UpstreamError, UpstreamOptions, Upstreams, diff, embedded, load_archive, parse_api_path, read_dir, unix_seconds,
 };
 use crate::daemon::start_error::{Environment, StartError};
+use crate::domain::audit::{AuditLine, AuditOutcome};
 use crate::domain::provider::connection::{Connection, KeySource, Timeouts};
 use crate::domain::time::{Clock, Timestamp};
 use crate::store::error::StoreError;
@@ -267,6 +268,8 @@ impl CatalogReloader {
             self.catalog.refuse(faults, at);
         }
         tracing::info!(why, version, hash = accepted.hash, %changes, "catalog reloaded");
+        let what = format!("accepted version {version} of the catalog: {why}");
+        self.store.audit(AuditLine::of_daemon(now, what, AuditOutcome::Done)).await;
         Ok(Reloaded { accepted, changes: Some(changes) })
     }
 }

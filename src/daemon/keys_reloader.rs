@@ -15,7 +15,9 @@ use tokio::time::sleep;
 
 use super::config::Settings;
 use crate::daemon::start_error::Environment;
+use crate::domain::audit::{AuditLine, AuditOutcome};
 use crate::http::OperatorKeys;
+use crate::service::Service;
 
 /// How often the file is looked at. Files of secrets are often replaced through links, of which
 /// watches of the file system tell nothing.
@@ -26,11 +28,12 @@ pub struct KeysReloader {
     settings: Settings,
     env: Environment,
     keys: Arc<OperatorKeys>,
+    service: Arc<Service>,
 }
 
 impl KeysReloader {
-    pub fn new(settings: Settings, env: Environment, keys: Arc<OperatorKeys>) -> Arc<Self> {
-        Arc::new(Self { settings, env, keys })
+    pub fn new(settings: Settings, env: Environment, keys: Arc<OperatorKeys>, service: Arc<Service>) -> Arc<Self> {
+        Arc::new(Self { settings, env, keys, service })
     }
 
     /// Reads the keys again whenever their file changes.
@@ -56,18 +59,31 @@ impl KeysReloader {
         let reader = self.clone();
         let read = spawn_blocking(move || reader.settings.read_keys_again(&*reader.env)).await;
         let read = read.map_err(|error| error.to_string()).flatten();
-        read.and_then(|keys| self.replace(&keys)).inspect_err(|reason| tracing::error!(%reason, "the operator's keys stay as they are"))
+        let replaced = read.and_then(|keys| self.replace(&keys));
+        match &replaced {
+            Ok((0, 0)) => {}
+            Ok((came, went)) => {
+                tracing::info!(came, went, "the operator's keys have changed");
+                self.audit(format!("replaced the operator's keys: {came} came, {went} went"), AuditOutcome::Done).await;
+            }
+            Err(reason) => {
+                tracing::error!(%reason, "the operator's keys stay as they are");
+                self.audit("replaced the operator's keys".to_owned(), AuditOutcome::Refused).await;
+            }
+        }
+        replaced.map(drop)
     }
 
-    fn replace(&self, keys: &[SecretString]) -> Result<(), String> {
+    async fn audit(&self, what: String, outcome: AuditOutcome) {
+        self.service.store.audit(AuditLine::of_daemon(self.service.clock.now(), what, outcome)).await;
+    }
+
+    /// Returns how many keys came and how many went.
+    fn replace(&self, keys: &[SecretString]) -> Result<(usize, usize), String> {
         match self.keys.replace(keys) {
-            Some((0, 0)) => Ok(()),
-            Some((came, went)) => {
-                tracing::info!(came, went, "the operator's keys have changed");
-                Ok(())
-            }
+            Some(changes) => Ok(changes),
             None if self.keys.are_required() => Err("there are none any more, and a daemon that asks for keys goes on to ask".to_owned()),
-            None if keys.is_empty() => Ok(()),
+            None if keys.is_empty() => Ok((0, 0)),
             None => Err("a daemon that was started without keys asks for none until it is restarted".to_owned()),
         }
     }

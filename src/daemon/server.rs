@@ -66,7 +66,7 @@ impl Daemon {
             ServerModels::new(core.service.catalog.clone(), settings.upstream_api_key.clone(), env.clone(), core.descriptors.clone());
         tasks.spawn("server-models", Fate::Optional, listing.run(tasks.shutdown().drain().clone()));
         let access = Access::keys(&settings.api_keys).with_origins(Origins::of(settings.cors_origins.clone()));
-        let keys = KeysReloader::new(settings.clone(), env, access.operator_keys().clone());
+        let keys = KeysReloader::new(settings.clone(), env, access.operator_keys().clone(), core.service.clone());
         let tester = start_courier(settings, &core, address, &tasks)?;
         let router = http::router(Arc::new(Api {
             service: core.service.clone(),

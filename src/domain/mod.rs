@@ -10,6 +10,7 @@
 //!   absorb every event;
 //! * a row has exactly one [`row::RowResult`], rendered to bytes by [`row::output`] alone.
 
+pub mod audit;
 pub mod authority;
 pub mod batch;
 pub mod dialect;

@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::Store;
 use super::dir::{AUDIT, DataFile, Folder};
+use crate::domain::audit::AuditLine;
 use crate::store::error::StoreError;
 
 /// The file that lines are appended to.
@@ -99,16 +100,20 @@ impl AuditLog {
 }
 
 impl Store {
-    /// Appends a line to the audit log, and returns once it is durable.
-    ///
-    /// # Errors
-    /// When the line is too long, or the disk is full or fails.
-    pub async fn audit(&self, line: Vec<u8>) -> Result<(), StoreError> {
-        if line.len() > LINE_BYTES || line.contains(&b'\n') {
-            return Err(StoreError::Unexpected(format!("a line of {} bytes does not fit into the audit log", line.len())));
+    /// Appends a line to the audit log, and returns once it is durable. A line that cannot be kept is
+    /// logged as an error: what it tells has been done.
+    pub async fn audit(&self, line: AuditLine) {
+        let appended = match serde_json::to_vec(&line) {
+            Ok(bytes) if bytes.len() <= LINE_BYTES => {
+                let store = self.clone();
+                super::blocking(move || store.inner.audit.append(&bytes)).await
+            }
+            Ok(bytes) => Err(StoreError::Unexpected(format!("a line of {} bytes does not fit", bytes.len()))),
+            Err(error) => Err(StoreError::Unexpected(error.to_string())),
+        };
+        if let Err(error) = appended {
+            tracing::error!(%error, ?line, "a line of the audit log could not be written");
         }
-        let store = self.clone();
-        super::blocking(move || store.inner.audit.append(&line)).await
     }
 }
 

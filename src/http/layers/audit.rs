@@ -10,12 +10,13 @@
 use axum::extract::Request;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
-use serde_json::{Value, json};
 
 use super::caller::{Caller, Role};
 use super::trace::{Peer, ShownId};
+use crate::domain::audit::{AuditLine, AuditOutcome};
 use crate::domain::id::OrgId;
 use crate::domain::text::hex;
+use crate::domain::time::Timestamp;
 use crate::http::access_class::AccessClass;
 use crate::http::state::Api;
 
@@ -66,10 +67,7 @@ impl Audited {
         if reached.is_none() && (!self.is_recorded() || is_refused_client) {
             return;
         }
-        let line = self.line(api, caller, reached, &came_of_it).to_string();
-        if let Err(error) = api.service.store.audit(line.clone().into_bytes()).await {
-            tracing::error!(%error, line, "a line of the audit log could not be written");
-        }
+        api.service.store.audit(self.line(api.service.clock.now(), caller, reached, came_of_it)).await;
     }
 
     fn is_recorded(&self) -> bool {
@@ -80,34 +78,32 @@ impl Audited {
         }
     }
 
-    fn line(&self, api: &Api, caller: Option<&Caller>, reached: Option<OrgId>, came_of_it: &Answered) -> Value {
+    fn line(self, at: Timestamp, caller: Option<&Caller>, reached: Option<OrgId>, came_of_it: Answered) -> AuditLine {
         let who = match caller.map(|caller| &caller.role) {
             // The beginning of the key's SHA-256 tells the operator's keys apart, and tells no key.
             Some(Role::Operator { .. }) => caller.map(|caller| format!("operator:{}", hex(&caller.key[..4]))),
             Some(Role::Client(key)) => Some(key.id.to_string()),
             Some(Role::Link) | None => None,
         };
-        let status = came_of_it.status;
-        json!({
-            "at": api.service.clock.now().to_string(),
-            "who": who,
-            "org": caller.map(|caller| caller.org.to_string()),
-            "from": self.peer,
-            "request_id": self.request_id,
-            "method": self.method.as_str(),
-            "path": self.path,
-            "of_org": reached.map(|org| org.to_string()),
-            "made": came_of_it.made.as_ref().map(|made| &made.0),
-            "status": status.as_u16(),
-            "outcome": outcome(status),
-        })
+        AuditLine {
+            at,
+            who,
+            org: caller.map(|caller| caller.org.to_string()),
+            from: self.peer,
+            request_id: self.request_id,
+            what: format!("{} {}", self.method, self.path),
+            of_org: reached.map(|org| org.to_string()),
+            made: came_of_it.made.map(|made| made.0),
+            status: Some(came_of_it.status.as_u16()),
+            outcome: outcome(came_of_it.status),
+        }
     }
 }
 
-fn outcome(status: StatusCode) -> &'static str {
+fn outcome(status: StatusCode) -> AuditOutcome {
     match status.as_u16() {
-        ..400 => "done",
-        400..500 => "refused",
-        500.. => "failed",
+        ..400 => AuditOutcome::Done,
+        400..500 => AuditOutcome::Refused,
+        500.. => AuditOutcome::Failed,
     }
 }

@@ -175,7 +175,7 @@ async fn the_operator_reaches_everything_and_the_audit_log_says_so() {
         .iter()
         .map(|line| {
             let text = |name: &str| line[name].as_str().unwrap_or("-").to_owned();
-            let what = [text("who"), text("method"), text("path"), text("of_org"), text("made"), text("outcome")].join(" ");
+            let what = [text("who"), text("what"), text("of_org"), text("made"), text("outcome")].join(" ");
             let hidden = what.replace(&keyed.org, "ORG").replace(&batch, "BATCH").replace(&key_id, "KEY");
             hidden.split(' ').map(|word| if word.starts_with("key_") { "key_…" } else { word }).collect::<Vec<_>>().join(" ")
         })
