@@ -15,6 +15,8 @@ mod access_class;
 mod admin;
 mod batchrouter;
 mod dialect;
+#[doc(hidden)]
+pub mod fuzz;
 mod layers;
 mod openai;
 mod ops;

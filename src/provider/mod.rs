@@ -9,6 +9,8 @@
 mod classify;
 pub mod fetch;
 mod finite;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod guarded;
 pub mod server;
 pub mod simulated;

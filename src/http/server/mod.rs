@@ -8,7 +8,7 @@
 
 pub mod connection;
 pub mod crowd;
-mod framing;
+pub(in crate::http) mod framing;
 mod gate;
 mod head;
 

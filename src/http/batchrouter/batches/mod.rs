@@ -2,7 +2,7 @@
 //! results.
 
 mod create;
-mod create_body;
+pub(in crate::http) mod create_body;
 mod object;
 mod receipt;
 mod result_row;

@@ -3,7 +3,7 @@
 mod billing;
 pub mod common;
 mod create;
-mod create_body;
+pub(in crate::http) mod create_body;
 mod endpoint;
 pub mod job;
 pub mod moments;
