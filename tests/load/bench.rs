@@ -39,7 +39,7 @@ struct Scenario {
     run: fn(&Options) -> io::Result<Report>,
 }
 
-const SCENARIOS: [Scenario; 13] = [
+const SCENARIOS: [Scenario; 14] = [
     Scenario {
         name: "catalog",
         what: "the list of models against nginx with the same bytes",
@@ -105,6 +105,12 @@ const SCENARIOS: [Scenario; 13] = [
         what: "very many who follow one batch, over WebSockets and by events, against the same rows with nobody",
         options: &[("rows", 400_000), ("sockets", 5_000), ("events", 5_000), ("rounds", 7)],
         run: scenarios::followers::run,
+    },
+    Scenario {
+        name: "neighbours",
+        what: "a tenant that does its worst, and what another one meets meanwhile",
+        options: &[("batches", 5), ("reads", 300)],
+        run: scenarios::neighbours::run,
     },
     Scenario {
         name: "flat",

@@ -37,6 +37,10 @@ impl Lease {
         Self { api, caller }
     }
 
+    pub const fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
     /// Ends when the caller's key is no longer accepted.
     pub async fn ended(self) {
         let mut keys = self.api.service.key_changes.subscribe();

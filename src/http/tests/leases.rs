@@ -88,7 +88,7 @@ async fn what_is_being_sent_ends_with_its_key() {
     let headers = [("authorization", format!("Bearer {revoked}")), ("content-type", "multipart/form-data; boundary=XX".to_owned())];
     let request = headers.iter().fold(Request::post("/openai/v1/files"), |request, (name, value)| request.header(*name, value));
     let upload = router(keyed.bench.api.clone()).oneshot(request.body(Body::from_stream(stream)).unwrap());
-    let upload = tokio::spawn(upload);
+    let upload = keyed.bench.api.service.tasks.spawn(upload);
     tokio::task::yield_now().await;
 
     let path = format!("/admin/organisations/{}/keys/{id}", keyed.org);

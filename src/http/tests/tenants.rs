@@ -244,8 +244,9 @@ fn filled(template: &str, objects: &[(&'static str, String)]) -> Vec<(String, Ve
             continue;
         }
         let ids: Vec<_> = objects.iter().filter(|(known, _)| *known == name).map(|(_, id)| id).collect();
-        let with =
-            |(text, before): &(String, Vec<String>), id: &String| (text.replace(&place, id), [before.as_slice(), &[id.clone()]].concat());
+        let with = |(text, before): &(String, Vec<String>), id: &String| {
+            (text.replace(&place, id), [before.as_slice(), std::slice::from_ref(id)].concat())
+        };
         filled = filled.iter().flat_map(|one| ids.iter().map(move |id| with(one, id))).collect();
     }
     filled

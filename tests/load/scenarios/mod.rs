@@ -7,6 +7,7 @@ pub mod flat;
 pub mod followers;
 pub mod lanes;
 pub mod limit;
+pub mod neighbours;
 pub mod quote;
 pub mod restart;
 pub mod rows;

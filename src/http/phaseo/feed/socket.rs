@@ -23,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 use super::deleted;
 use super::subscribe::FollowOptions;
 use crate::domain::id::BatchId;
-use crate::http::layers::caller::Caller;
 use crate::http::layers::lease::Lease;
 use crate::http::phaseo::CACHE;
 use crate::http::phaseo::batches::job::at;
@@ -68,7 +67,6 @@ pub fn upgrade_required() -> Response {
 /// `GET /v1/async/{kind}/{id}/ws`
 pub async fn socket(
     State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
     Extension(lease): Extension<Lease>,
     context: Context,
     headers: HeaderMap,
@@ -78,7 +76,7 @@ pub async fn socket(
 ) -> Response {
     let opened = async {
         let id = batch_of(path.ok().as_ref())?;
-        let own = api.service.store.batch(id).await.map_err(ApiError::from)?.is_some_and(|batch| caller.reaches(batch.spec.org));
+        let own = api.service.store.batch(id).await.map_err(ApiError::from)?.is_some_and(|batch| lease.caller().reaches(batch.spec.org));
         if !own {
             return Err(not_found(&id.in_upper()));
         }
