@@ -199,8 +199,7 @@ impl Store {
 
 /// The operator's own organisation, as it is until something is recorded about it.
 fn operator(id: OrgId) -> Option<Organisation> {
-    let created_at = Timestamp::UNIX_EPOCH;
-    (id == OrgId::OPERATOR).then(|| Organisation { id, name: "Operator".to_owned(), created_at, webhook: None, closure: None })
+    (id == OrgId::OPERATOR).then(|| Organisation { id, ..Organisation::new("Operator".to_owned(), Timestamp::UNIX_EPOCH) })
 }
 
 /// Changes an organisation; `None` if it does not exist.
