@@ -297,21 +297,25 @@ impl Minute {
         self.lately(now.as_second()).fold(0, |sum, (_, count)| sum.saturating_add(count))
     }
 
-    /// Counts a request, if the quota admits it; refused requests do not count.
+    /// Whether one more request is within the quota.
     ///
     /// # Errors
     /// When there were as many as the quota allows.
-    pub fn count(&mut self, quotas: &Quotas, now: Timestamp) -> Result<(), Exceeded> {
+    pub fn admit(&self, quotas: &Quotas, now: Timestamp) -> Result<(), Exceeded> {
         let second = now.as_second();
         quotas.admit(Limit::Requests, self.used(now), 1, now).map_err(|refused| {
             let oldest = self.lately(second).map(|(at, _)| at).min().unwrap_or(second);
             let left = u64::try_from(oldest.saturating_add(61).saturating_sub(second)).unwrap_or(1);
             Exceeded { retry_after: Duration::from_secs(left.clamp(1, 61)), ..refused }
-        })?;
+        })
+    }
+
+    /// Counts a request that was admitted.
+    pub fn count(&mut self, now: Timestamp) {
+        let second = now.as_second();
         if let Some(place) = usize::try_from(second.rem_euclid(61)).ok().and_then(|slot| self.0.get_mut(slot)) {
             *place = if place.0 == second { (second, place.1.saturating_add(1)) } else { (second, 1) };
         }
-        Ok(())
     }
 }
 
@@ -365,12 +369,15 @@ mod tests {
             for step in steps {
                 now += step;
                 let within = admitted.iter().filter(|then| now - *then <= 60).count() as u64;
-                match minute.count(&quotas, at(now)) {
-                    Ok(()) => admitted.push(now),
+                match minute.admit(&quotas, at(now)) {
+                    Ok(()) => {
+                        minute.count(at(now));
+                        admitted.push(now);
+                    }
                     Err(refused) => {
                         prop_assert_eq!((refused.used, within), (most, most));
                         let later = now + i64::try_from(refused.retry_after.as_secs()).unwrap();
-                        prop_assert!(most == 0 || minute.clone().count(&quotas, at(later)).is_ok(), "it says when to come again");
+                        prop_assert!(most == 0 || minute.admit(&quotas, at(later)).is_ok(), "it says when to come again");
                     }
                 }
                 prop_assert!(admitted.iter().filter(|then| now - *then <= 60).count() as u64 <= most);

@@ -7,3 +7,4 @@ pub mod keys;
 pub mod known_lanes;
 pub mod lanes;
 pub mod orgs;
+pub mod quotas;

@@ -286,7 +286,7 @@ impl From<ServiceError> for ApiError {
             ServiceError::Unbounded { .. } | ServiceError::Uncounted { .. } | ServiceError::Unpriced => {
                 Self::new(Code::InvalidValue, message)
             }
-            ServiceError::TooManyOrgs(_) | ServiceError::TooManyKeys(_) | ServiceError::OrgClosed | ServiceError::OrgIsOperators => {
+            ServiceError::TooManyOrgs(_) | ServiceError::TooManyKeys(_) | ServiceError::OrgClosed | ServiceError::OrgIsOperators | ServiceError::OperatorHasNoQuotas => {
                 Self::new(Code::Conflict, message)
             }
             ServiceError::Retry(RetryError::ResultsGone) => Self::new(Code::ResultsExpired, message),
