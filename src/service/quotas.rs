@@ -75,6 +75,24 @@ impl Service {
         if limited.is_empty() { Ok(()) } else { self.requests.count(&limited, self.clock.now()) }
     }
 
+    /// Refuses a create early whose batch would be refused when it is written.
+    ///
+    /// # Errors
+    /// When a quota of the organisation has no room for one more batch.
+    pub fn check_create(&self, org: OrgId) -> Result<(), ServiceError> {
+        let limits = [Limit::Batches, Limit::Rows, Limit::StoredBytes, Limit::DollarsADay, Limit::DollarsAMonth, Limit::TokensADay];
+        let asks = limits.into_iter().chain([Limit::TokensAMonth]).map(|limit| (limit, 0)).collect::<Vec<_>>();
+        Ok(self.store.check_quotas(org, &asks, self.clock.now())?)
+    }
+
+    /// Refuses early what is more than the organisation may store.
+    ///
+    /// # Errors
+    /// When its quota has no room for so many bytes.
+    pub fn check_bytes(&self, org: OrgId, bytes: u64) -> Result<(), ServiceError> {
+        Ok(self.store.check_quotas(org, &[(Limit::StoredBytes, bytes)], self.clock.now())?)
+    }
+
     /// The quotas of an organisation, and what it uses. Nothing is counted of the operator's own.
     ///
     /// # Errors
@@ -87,6 +105,7 @@ impl Service {
             let most = quotas.get(limit);
             let used = match limit {
                 Limit::Requests => most.map(|_| self.requests.used(Counted::Org(org), now)),
+                Limit::Calls => Some(self.executor.board().calls_of(org).into()),
                 _ => Some(used.get(limit)),
             };
             QuotaUsed { limit, most, used: used.filter(|_| org != OrgId::OPERATOR) }

@@ -42,11 +42,13 @@ pub enum Limit {
     TokensADay,
     /// Tokens of a calendar month, in UTC.
     TokensAMonth,
+    /// Calls to providers in flight. Rows beyond it wait; nothing is refused.
+    Calls,
 }
 
 impl Limit {
     /// Every limit, in the order of their numbers on disk, which never change.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Requests,
         Self::Batches,
         Self::Rows,
@@ -55,6 +57,7 @@ impl Limit {
         Self::DollarsAMonth,
         Self::TokensADay,
         Self::TokensAMonth,
+        Self::Calls,
     ];
     /// The limits that keys have, too.
     pub const OF_KEYS: [Self; 1] = [Self::Requests];
@@ -70,6 +73,7 @@ impl Limit {
             Self::DollarsAMonth => "usd_per_month",
             Self::TokensADay => "tokens_per_day",
             Self::TokensAMonth => "tokens_per_month",
+            Self::Calls => "calls_in_flight",
         }
     }
 
@@ -91,7 +95,7 @@ impl Limit {
     /// After how long what is used may be less.
     fn retry_after(self, now: Timestamp) -> Duration {
         match self {
-            Self::Requests | Self::Batches | Self::Rows | Self::StoredBytes => LATER,
+            Self::Requests | Self::Batches | Self::Rows | Self::StoredBytes | Self::Calls => LATER,
             Self::DollarsADay | Self::TokensADay => until(now, Period::Day.end(now)),
             Self::DollarsAMonth | Self::TokensAMonth => until(now, Period::Month.end(now)),
         }
@@ -334,7 +338,7 @@ mod tests {
             assert_eq!((usize::from(limit.code()), Limit::from_code(limit.code())), (number, Some(limit)));
             assert_eq!(Quotas::NONE.with(limit, Some(7)).iter().collect::<Vec<_>>(), [(limit, 7)]);
         }
-        assert_eq!(Limit::from_code(8), None);
+        assert_eq!(Limit::from_code(9), None);
         assert_eq!((to_micros(of_micros(1_500_001)), to_micros(Usd(Decimal::MAX))), (1_500_001, u64::MAX));
     }
 

@@ -14,7 +14,7 @@ use crate::domain::org::ApiKey;
 use crate::domain::org::quotas::{Limit, of_micros, to_micros};
 use crate::http::request::{Object, PathId, PathIds};
 use crate::http::response::error::ApiError;
-use crate::http::response::money::money;
+use crate::http::response::money::digits;
 use crate::http::state::Api;
 use crate::service::ServiceError;
 use crate::service::quotas::{QuotaChange, QuotaUsed};
@@ -103,7 +103,7 @@ fn amount(body: &Object, limit: Limit) -> Result<Option<u64>, ApiError> {
 /// Renders quotas with what is used of each; null where there is no quota, or nothing is counted.
 pub fn shown(quotas: &[QuotaUsed]) -> Value {
     let amount = |limit: Limit, amount: Option<u64>| match amount {
-        Some(micros) if limit.is_money() => json!(money(of_micros(micros).0)),
+        Some(micros) if limit.is_money() => json!(digits(of_micros(micros).0)),
         amount => json!(amount),
     };
     let each = |QuotaUsed { limit, most, used }: &QuotaUsed| {

@@ -10,6 +10,7 @@ mod files;
 mod heads;
 mod lanes;
 mod leftovers;
+mod quotas;
 mod quotes;
 mod results;
 mod sockets;

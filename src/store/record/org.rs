@@ -240,7 +240,7 @@ mod tests {
         for unknown in [
             KeyRecord { third: KeyRecord3 { second: KeyRecord2 { kind: 9, ..third.second.clone() }, ..third.clone() }, ..known.clone() },
             KeyRecord { third: KeyRecord3 { scopes: 0, ..third }, ..known.clone() },
-            KeyRecord { quotas: vec![(8, 1)], ..known },
+            KeyRecord { quotas: vec![(9, 1)], ..known },
         ] {
             assert!(matches!(ApiKey::try_from(unknown), Err(RecordError::Damaged { .. })));
         }
