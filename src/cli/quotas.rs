@@ -60,7 +60,8 @@ pub async fn run(client: &Client, org: &str, route: &str, set: &[QuotaSetting], 
 }
 
 fn render(quotas: &Value) -> String {
-    let cell = |value: &Value| value.as_str().map_or_else(|| if value.is_null() { "-".to_owned() } else { value.to_string() }, str::to_owned);
+    let cell =
+        |value: &Value| value.as_str().map_or_else(|| if value.is_null() { "-".to_owned() } else { value.to_string() }, str::to_owned);
     let row = |limit: &Limit| {
         let quota = quotas.get(limit.as_str())?;
         Some(vec![limit.as_str().to_owned(), cell(&quota["limit"]), cell(&quota["used"])])

@@ -49,7 +49,17 @@ impl NewKey {
         let KeyOrder { kind, scopes, name, expires_at } = order;
         let secret = key_secret::generate(kind).map_err(|_| ServiceError::internal("the machine has no random numbers"))?;
         let digest = Sha256::digest(&secret).into();
-        let key = ApiKey { id: KeyId::generate(now), org, kind, scopes, name, created_at: now, expires_at, revoked_at: None, quotas: Quotas::NONE };
+        let key = ApiKey {
+            id: KeyId::generate(now),
+            org,
+            kind,
+            scopes,
+            name,
+            created_at: now,
+            expires_at,
+            revoked_at: None,
+            quotas: Quotas::NONE,
+        };
         Ok(Self { key, secret, digest })
     }
 }

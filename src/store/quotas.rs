@@ -14,7 +14,7 @@ use super::tree::Tree;
 use crate::domain::batch::BatchSpec;
 use crate::domain::id::{BatchId, OrgId};
 use crate::domain::money::Usd;
-use crate::domain::org::quotas::{Exceeded, Limit, Quotas, Used, to_micros};
+use crate::domain::org::quotas::{Limit, Quotas, Used, to_micros};
 use crate::domain::time::Timestamp;
 use crate::store::error::StoreError;
 
@@ -27,15 +27,18 @@ impl Store {
         self.inner.tree.holdings().map_or(Quotas::NONE, |holdings| holdings.quotas(org))
     }
 
-    /// How much of each quota an organisation uses; requests are not counted here.
+    /// How much of each quota an organisation uses; requests and calls are not counted here.
     ///
     /// # Errors
     /// When the store has failed or a record is damaged.
     pub async fn quotas_used(&self, org: OrgId, now: Timestamp) -> Result<Used, StoreError> {
-        let used = used(&self.inner.tree, &self.inner.lives, org, now)?;
+        let mut all = Used::default();
+        for limit in Limit::ALL {
+            all.set(limit, used(&self.inner.tree, &self.inner.lives, org, limit, now)?);
+        }
         // What is shown must survive, results included.
         self.settle().await?;
-        Ok(used)
+        Ok(all)
     }
 
     /// Refuses early what its write would refuse, before anything is read or kept for it.
@@ -87,42 +90,44 @@ pub(super) fn note_rows(tree: &Tree, batch: BatchId, pages: &[Page]) {
 fn admit_in(tree: &Tree, lives: &Lives, org: OrgId, asks: &[Ask], now: Timestamp) -> Result<(), StoreError> {
     let Some(holdings) = tree.holdings() else { return Ok(()) };
     let quotas = holdings.quotas(org);
-    if asks.iter().all(|(limit, _)| quotas.get(*limit).is_none()) {
-        return Ok(());
+    for (limit, asked) in asks.iter().filter(|(limit, _)| quotas.get(*limit).is_some()) {
+        quotas.admit(*limit, used(tree, lives, org, *limit, now)?, *asked, now)?;
     }
-    let used = used(tree, lives, org, now)?;
-    let refused = asks.iter().try_for_each(|(limit, asked)| quotas.admit(*limit, used.get(*limit), *asked, now));
-    refused.map_err(|exceeded: Exceeded| exceeded.into())
+    Ok(())
 }
 
-/// How much an organisation uses. Of money: what it was charged, what its batches reserve, and what
-/// those without a reservation have cost so far.
-fn used(tree: &Tree, lives: &Lives, org: OrgId, now: Timestamp) -> Result<Used, StoreError> {
-    let mut used = Used::default();
-    let Some(holdings) = tree.holdings() else { return Ok(used) };
-    let held = holdings.of(org, lives);
-    let account = account_at(tree, org)?;
-    let spending = account.spending.at(now);
-    let (mut open, mut tokens) = (account.reserved, 0_u64);
-    for batch in holdings.active(org) {
+/// How much an organisation uses of what a limit counts.
+fn used(tree: &Tree, lives: &Lives, org: OrgId, limit: Limit, now: Timestamp) -> Result<u64, StoreError> {
+    let Some(holdings) = tree.holdings() else { return Ok(0) };
+    let spending = || Ok::<_, StoreError>(account_at(tree, org)?.spending.at(now));
+    Ok(match limit {
+        Limit::StoredBytes => holdings.bytes(org),
+        Limit::Batches => holdings.batches(org),
+        Limit::Rows => holdings.rows(org, lives),
+        Limit::DollarsADay => to_micros(spending()?.day.usd.plus(unsettled(tree, lives, org)?)),
+        Limit::DollarsAMonth => to_micros(spending()?.month.usd.plus(unsettled(tree, lives, org)?)),
+        Limit::TokensADay => spending()?.day.tokens.saturating_add(running_tokens(tree, lives, org)),
+        Limit::TokensAMonth => spending()?.month.tokens.saturating_add(running_tokens(tree, lives, org)),
+        Limit::Requests | Limit::Calls => 0,
+    })
+}
+
+/// What the batches of an organisation that have not ended reserve, and what those without a
+/// reservation have cost so far.
+fn unsettled(tree: &Tree, lives: &Lives, org: OrgId) -> Result<Usd, StoreError> {
+    let mut open = account_at(tree, org)?.reserved;
+    for batch in tree.holdings().map_or_else(Vec::new, |holdings| holdings.active(org)) {
         let Some(live) = lives.get(batch) else { continue };
-        let progress = live.progress();
-        tokens = tokens.saturating_add(progress.usage.total_tokens());
         if !tree.contains_key(format::reservation(batch))? {
-            open = open.plus(progress.cost);
+            open = open.plus(live.progress().cost);
         }
     }
-    let dollars = |spent: Usd| to_micros(spent.plus(open));
-    for (limit, amount) in [
-        (Limit::StoredBytes, held.bytes),
-        (Limit::Batches, held.batches),
-        (Limit::Rows, held.rows),
-        (Limit::DollarsADay, dollars(spending.day.usd)),
-        (Limit::DollarsAMonth, dollars(spending.month.usd)),
-        (Limit::TokensADay, spending.day.tokens.saturating_add(tokens)),
-        (Limit::TokensAMonth, spending.month.tokens.saturating_add(tokens)),
-    ] {
-        used.set(limit, amount);
-    }
-    Ok(used)
+    Ok(open)
+}
+
+/// The tokens so far of batches that have not ended.
+fn running_tokens(tree: &Tree, lives: &Lives, org: OrgId) -> u64 {
+    let active = tree.holdings().map_or_else(Vec::new, |holdings| holdings.active(org));
+    let tokens = active.into_iter().filter_map(|batch| lives.get(batch)).map(|live| live.progress().usage.total_tokens());
+    tokens.fold(0, u64::saturating_add)
 }

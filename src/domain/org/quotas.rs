@@ -264,10 +264,7 @@ impl Spending {
     /// The spending with the charge of a batch that ended at `at`.
     #[must_use]
     pub fn plus(self, at: Timestamp, usd: Usd, tokens: u64) -> Self {
-        Self {
-            day: self.day.plus(Period::Day.number(at), usd, tokens),
-            month: self.month.plus(Period::Month.number(at), usd, tokens),
-        }
+        Self { day: self.day.plus(Period::Day.number(at), usd, tokens), month: self.month.plus(Period::Month.number(at), usd, tokens) }
     }
 
     /// What of it counts at this moment.
@@ -359,7 +356,10 @@ mod tests {
         let time = |text: &str| text.parse::<Timestamp>().unwrap();
         let spending = Spending::default().plus(time("2026-12-30T10:00:00Z"), Usd(Decimal::ONE), 10);
         let spending = spending.plus(time("2026-12-31T23:59:59Z"), Usd(Decimal::TWO), 5);
-        let seen = |now| { let spent = spending.at(time(now)); (spent.day.tokens, spent.month.tokens, spent.month.usd.0.to_string()) };
+        let seen = |now| {
+            let spent = spending.at(time(now));
+            (spent.day.tokens, spent.month.tokens, spent.month.usd.0.to_string())
+        };
         assert_eq!(seen("2026-12-31T23:59:59Z"), (5, 15, "3".into()));
         assert_eq!(seen("2027-01-01T00:00:00Z"), (0, 0, "0".into()));
         assert_eq!(seen("2026-12-30T00:00:00Z"), (5, 15, "3".into()), "a clock that was set back");

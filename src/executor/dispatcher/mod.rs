@@ -396,8 +396,13 @@ impl Dispatcher {
     }
 
     fn publish(&self) {
-        let whole =
-            Whole { calls: self.calls.each().collect(), draining: self.draining, shared_rows: self.shared_rows, disk_is_full: self.disk_is_full, moments: self.moments };
+        let whole = Whole {
+            calls: self.calls.each().collect(),
+            draining: self.draining,
+            shared_rows: self.shared_rows,
+            disk_is_full: self.disk_is_full,
+            moments: self.moments,
+        };
         status::publish(&self.seen.wall, &self.lanes, &self.runs, &self.parts.clock, whole);
     }
 

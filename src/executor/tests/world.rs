@@ -72,7 +72,15 @@ pub struct Order<'a> {
 
 impl Default for Order<'_> {
     fn default() -> Self {
-        Self { rows: 1, window: "24h", owner: 0, org: OrgId::OPERATOR, priority: Priority::Normal, fallback: Fallback::NotDearer, prompt: |_| "be brief" }
+        Self {
+            rows: 1,
+            window: "24h",
+            owner: 0,
+            org: OrgId::OPERATOR,
+            priority: Priority::Normal,
+            fallback: Fallback::NotDearer,
+            prompt: |_| "be brief",
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::domain::dialect::Dialect;
 use crate::domain::error::Code;
 use crate::domain::id::IdError;
-use crate::domain::org::quotas::Exceeded;
+use crate::domain::org::quotas::{Exceeded, Limit};
 use crate::executor::Gone;
 use crate::service::{RetryError, ServiceError};
 use crate::store::error::StoreError;
@@ -227,7 +227,8 @@ impl IntoResponse for ApiError {
         let mut response = (status, Json(Envelope { error })).into_response();
         // None of these conditions ends within the few seconds for which client libraries would
         // retry.
-        if matches!(status, StatusCode::CONFLICT | StatusCode::INSUFFICIENT_STORAGE) || self.code == Code::FileDamaged {
+        let is_full = self.code == Code::QuotaExceeded && self.param.as_deref() != Some(Limit::Requests.as_str());
+        if matches!(status, StatusCode::CONFLICT | StatusCode::INSUFFICIENT_STORAGE) || self.code == Code::FileDamaged || is_full {
             response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         if let Some(header) = self.header {
@@ -286,9 +287,11 @@ impl From<ServiceError> for ApiError {
             ServiceError::Unbounded { .. } | ServiceError::Uncounted { .. } | ServiceError::Unpriced => {
                 Self::new(Code::InvalidValue, message)
             }
-            ServiceError::TooManyOrgs(_) | ServiceError::TooManyKeys(_) | ServiceError::OrgClosed | ServiceError::OrgIsOperators | ServiceError::OperatorHasNoQuotas => {
-                Self::new(Code::Conflict, message)
-            }
+            ServiceError::TooManyOrgs(_)
+            | ServiceError::TooManyKeys(_)
+            | ServiceError::OrgClosed
+            | ServiceError::OrgIsOperators
+            | ServiceError::OperatorHasNoQuotas => Self::new(Code::Conflict, message),
             ServiceError::Retry(RetryError::ResultsGone) => Self::new(Code::ResultsExpired, message),
             ServiceError::Retry(_) => Self::new(Code::Conflict, message),
             ServiceError::Store(error) => error.into(),

@@ -65,6 +65,8 @@ fn refuses(reply: &Reply, status: u16, code: &str, limit: &str) {
     let text = reply.text();
     assert_eq!(reply.status, status, "{text}");
     assert!(text.contains(&format!("`{limit}`")) && text.contains(code), "{text}");
+    let hint = if limit == "requests_per_minute" || status == 402 { "" } else { "false" };
+    assert_eq!(reply.header("x-should-retry"), hint, "client libraries wait seconds, not minutes");
     assert!(reply.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds >= 1), "{:?}", reply.headers);
 }
 

@@ -66,16 +66,6 @@ struct Owned {
     bytes: u64,
 }
 
-/// What an organisation holds now.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Holding {
-    pub bytes: u64,
-    pub batches: u64,
-    /// Rows that have no result yet.
-    pub rows: u64,
-    pub quotas: Quotas,
-}
-
 impl Holdings {
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -91,11 +81,21 @@ impl Holdings {
         self.lock().batches.get(&batch).map(|batch| batch.owned.org)
     }
 
-    /// What an organisation holds; `lives` tells which rows have a result.
-    pub fn of(&self, org: OrgId, lives: &Lives) -> Holding {
+    /// The bytes that an organisation stores.
+    pub fn bytes(&self, org: OrgId) -> u64 {
+        self.lock().orgs.get(&org).map_or(0, |held| held.bytes)
+    }
+
+    /// How many of an organisation's batches have not ended.
+    pub fn batches(&self, org: OrgId) -> u64 {
+        self.lock().orgs.get(&org).map_or(0, |held| held.active.len() as u64)
+    }
+
+    /// The rows of an organisation's batches that have no result yet, as `lives` tells.
+    pub fn rows(&self, org: OrgId, lives: &Lives) -> u64 {
         let table = self.lock();
-        let Some(held) = table.orgs.get(&org) else { return Holding::default() };
-        let rows = held.active.iter().map(|id| {
+        let Some(held) = table.orgs.get(&org) else { return 0 };
+        let left = held.active.iter().map(|id| {
             let rows = table.batches.get(id).map_or(0, |batch| batch.rows);
             let done = lives.get(*id).map_or(0, |live| {
                 let progress = live.progress();
@@ -103,7 +103,7 @@ impl Holdings {
             });
             u64::from(rows.saturating_sub(done))
         });
-        Holding { bytes: held.bytes, batches: held.active.len() as u64, rows: rows.sum(), quotas: held.quotas }
+        left.sum()
     }
 
     /// The batches of an organisation that have not ended.
@@ -231,7 +231,11 @@ impl Table {
         self.change(org, new, true);
         if matches!(key, Key::Active(_)) {
             let active = &mut self.orgs.entry(org).or_default().active;
-            if is_there { active.insert(batch) } else { active.remove(&batch) };
+            if is_there {
+                active.insert(batch)
+            } else {
+                active.remove(&batch)
+            };
         }
     }
 

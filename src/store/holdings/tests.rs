@@ -20,8 +20,8 @@ use crate::store::{CreateOutcome, End, NewFile, Page, Store, UnpackLimits};
 
 /// What an organisation holds, as counted with each write: bytes, and batches that have not ended.
 pub fn held(store: &Store, org: OrgId) -> (u64, u64) {
-    let held = store.inner.tree.holdings().unwrap().of(org, &store.inner.lives);
-    (held.bytes, held.batches)
+    let holdings = store.inner.tree.holdings().unwrap();
+    (holdings.bytes(org), holdings.batches(org))
 }
 
 /// The same, as a start counts it.
@@ -31,8 +31,8 @@ pub fn recounted(store: &Store, org: OrgId) -> (u64, u64) {
         let (key, value) = entry.unwrap();
         found.add(&key, &value);
     }
-    let held = found.into_holdings().of(org, &store.inner.lives);
-    (held.bytes, held.batches)
+    let holdings = found.into_holdings();
+    (holdings.bytes(org), holdings.batches(org))
 }
 
 async fn org_with(store: &Store, limit: Limit, amount: u64) -> OrgId {

@@ -226,7 +226,8 @@ mod tests {
     #[test]
     fn accounts_of_both_versions_are_read() {
         let usd = |dollars: u32| Usd(dollars.into());
-        let spending = Spending { day: Spent { period: 20_000, usd: usd(1), tokens: 7 }, month: Spent { period: 24_320, usd: usd(2), tokens: 9 } };
+        let spending =
+            Spending { day: Spent { period: 20_000, usd: usd(1), tokens: 7 }, month: Spent { period: 24_320, usd: usd(2), tokens: 9 } };
         let account = Account { credits: Credits::Prepaid(usd(9)), reserved: usd(3), charged: usd(2), spending };
         let record = AccountRecord::from(&account);
         assert_eq!(Account::from(decode::<AccountRecord>(&encode(&record).unwrap()).unwrap()), account);
