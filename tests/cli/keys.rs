@@ -11,12 +11,12 @@ use super::support::wait;
 use super::{command, exits, finish, text};
 
 /// The key from the settings.
-const OPERATOR: &str = "sk-operator";
+pub const OPERATOR: &str = "sk-operator";
 
 /// The result of a command: exit code, standard output, standard error.
 type Said = (i32, String, String);
 
-fn guarded() -> (Daemon, tempfile::TempDir) {
+pub fn guarded() -> (Daemon, tempfile::TempDir) {
     let dir = temp_dir();
     let keys = dir.path().join("keys");
     fs::write(&keys, format!("{OPERATOR}\n")).expect("a file of keys");
@@ -24,12 +24,8 @@ fn guarded() -> (Daemon, tempfile::TempDir) {
 }
 
 fn ask_as(daemon: &Daemon, key: &str, args: &[&str]) -> Said {
-    ask_about(daemon, "keys", key, args)
-}
-
-fn ask_about(daemon: &Daemon, area: &str, key: &str, args: &[&str]) -> Said {
     let url = format!("http://{}", daemon.addr());
-    let mut command = command(daemon.dir(), &[&[area], args, &["--url", &url]].concat());
+    let mut command = command(daemon.dir(), &[&["keys"], args, &["--url", &url]].concat());
     command.env("BATCHD_API_KEY", key);
     let output = finish(command, None);
     let shown = |bytes: &[u8]| text(bytes).replace(&url, "[url]");
@@ -41,7 +37,7 @@ fn ask(daemon: &Daemon, args: &[&str]) -> Said {
 }
 
 /// Creates a key; returns its secret and its id.
-fn create(daemon: &Daemon, args: &[&str]) -> (String, String) {
+pub fn create(daemon: &Daemon, args: &[&str]) -> (String, String) {
     let (code, secret, said) = ask(daemon, &[&["create"], args].concat());
     assert_eq!(code, 0, "{said}");
     let secret = secret.strip_suffix('\n').expect("a line").to_owned();
@@ -51,7 +47,7 @@ fn create(daemon: &Daemon, args: &[&str]) -> (String, String) {
     (secret, id)
 }
 
-fn with(daemon: &Daemon, key: &str, request: Request) -> Response {
+pub fn with(daemon: &Daemon, key: &str, request: Request) -> Response {
     daemon.send(request.header("authorization", &format!("Bearer {key}")))
 }
 
@@ -199,44 +195,4 @@ fn what_cannot_be_done_is_told_before_anything_is_created() {
     exits(&output, 2);
     let orgs = get(&daemon, OPERATOR, "/admin/organisations?name=New").expect(200);
     assert_eq!(orgs["data"], json!([]));
-}
-
-#[test]
-fn quotas_are_set_shown_kept_and_lifted() {
-    let (mut daemon, _dir) = guarded();
-    let (secret, id) = create(&daemon, &["--dialect", "openai", "--org", "Acme", "--create-org"]);
-    let of_org = |daemon: &Daemon, args: &[&str]| {
-        let (code, shown, said) = ask_about(daemon, "orgs", OPERATOR, &[&["quotas", "Acme"], args].concat());
-        assert_eq!(code, 0, "{said}");
-        shown
-    };
-    let row = |shown: &str, quota: &str| -> Vec<String> {
-        let line = shown.lines().find(|line| line.starts_with(quota)).expect("a line of the table");
-        line.split_whitespace().skip(1).map(str::to_owned).collect()
-    };
-    assert_eq!(row(&of_org(&daemon, &[]), "stored_bytes"), ["-", "0"]);
-    let shown = of_org(&daemon, &["stored_bytes=0", "usd_per_day=2.50"]);
-    assert_eq!(
-        (row(&shown, "stored_bytes"), row(&shown, "usd_per_day")),
-        (vec!["0".into(), "0".into()], vec!["2.50".into(), "0.00".into()])
-    );
-    let (code, shown, said) = ask(&daemon, &["quotas", &id, "requests_per_minute=2"]);
-    assert_eq!((code, row(&shown, "requests_per_minute")), (0, vec!["2".to_owned(), "0".to_owned()]), "{said}");
-
-    let upload = || Request::post("/v1/files").form(Form::default().field("purpose", "batch").file("file", "in.jsonl", b"{}\n"));
-    let refused = with(&daemon, &secret, upload()).expect(429);
-    assert_eq!((&refused["error"]["code"], &refused["error"]["param"]), (&json!("quota_exceeded"), &json!("stored_bytes")));
-    get(&daemon, &secret, "/v1/batches").expect(200);
-    let refused = get(&daemon, &secret, "/v1/batches").expect(429);
-    assert_eq!(refused["error"]["param"], "requests_per_minute");
-
-    daemon.restart();
-    assert_eq!(row(&of_org(&daemon, &["usd_per_day=none"]), "usd_per_day"), ["-", "0.00"]);
-    with(&daemon, &secret, upload()).expect(429);
-    assert_eq!(row(&of_org(&daemon, &["stored_bytes=none"]), "stored_bytes"), ["-", "0"]);
-    with(&daemon, &secret, upload()).expect(200);
-    for (args, why) in [(["quotas", "Acme", "rows=1"], "there is no quota `rows`"), (["quotas", "Acme", "rows_queued=x"], "whole number")] {
-        let (code, _, said) = ask_about(&daemon, "orgs", OPERATOR, &args);
-        assert!(code == 2 && said.contains(why), "{said}");
-    }
 }
