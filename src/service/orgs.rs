@@ -132,7 +132,7 @@ impl Service {
             Revoked::Done(key) => {
                 self.key_changes.send_modify(|count| *count += 1);
                 tracing::info!(key = %id, "API key revoked");
-                Ok(key)
+                Ok(*key)
             }
             Revoked::NotFound => Err(ServiceError::KeyNotFound(id)),
         }

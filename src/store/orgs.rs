@@ -37,7 +37,7 @@ pub enum Added {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Revoked {
     /// The key is revoked, now or since before.
-    Done(ApiKey),
+    Done(Box<ApiKey>),
     /// The organisation has no such key.
     NotFound,
 }
@@ -221,7 +221,7 @@ impl Store {
     pub async fn revoke_key(&self, org: OrgId, id: KeyId, now: Timestamp) -> Result<Revoked, StoreError> {
         self.commit(move |tx| {
             let Some(digest) = tx.tree().get(format::key_of(org, id))? else { return Ok(Revoked::NotFound) };
-            Ok(revoke(tx, &digest, now)?.map_or(Revoked::NotFound, Revoked::Done))
+            Ok(revoke(tx, &digest, now)?.map_or(Revoked::NotFound, |key| Revoked::Done(Box::new(key))))
         })
         .await
     }
