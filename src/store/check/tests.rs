@@ -62,7 +62,7 @@ async fn each_thing_that_does_not_hang_together_is_named() {
     ---
     batch batch_00000000000000000000000007: that its end is to be told: it leads to what is missing
     ---
-    account of org_00000000000000000000000007: a account record is damaged: io error: unexpected end of file
+    account of org_00000000000000000000000000000007: a account record is damaged: io error: unexpected end of file
     ---
     the store: an entry of an unknown kind, 216f6464
     ");
