@@ -11,8 +11,10 @@ use serde_json::{Value, json};
 use self::args::When;
 use super::org::{Org, find, ids};
 use super::output::{CommandRefused, put, table};
+use super::quotas::{self, QuotaSetting};
 use super::remote::{self, RemoteArgs};
 use super::say;
+use crate::client::Client;
 use crate::daemon::Environment;
 use crate::domain::id::KeyId;
 use crate::domain::org::KeyKind;
@@ -28,6 +30,8 @@ pub enum KeysCommand {
     Create(CreateArgs),
     /// Show the keys, without their secrets
     List(ListKeysArgs),
+    /// Show the quotas of a key and what was used with it, or change them
+    Quotas(KeyQuotasArgs),
     /// Let a key open nothing any more
     Revoke(RevokeArgs),
 }
@@ -81,12 +85,25 @@ pub struct RevokeArgs {
     remote: RemoteArgs,
 }
 
+#[derive(Debug, Args)]
+pub struct KeyQuotasArgs {
+    /// The key's id, not its secret
+    #[arg(value_name = "KEY_ID")]
+    id: KeyId,
+    /// A quota to set, such as requests_per_minute=60; `none` lifts it
+    #[arg(value_name = "QUOTA=AMOUNT")]
+    set: Vec<QuotaSetting>,
+    #[command(flatten)]
+    remote: RemoteArgs,
+}
+
 /// Runs the command and returns the exit code.
 pub fn run(command: &KeysCommand, env: Environment) -> u8 {
     remote::run(async {
         match command {
             KeysCommand::Create(args) => create(args, env).await,
             KeysCommand::List(args) => list(args, env).await,
+            KeysCommand::Quotas(args) => change_quotas(args, env).await,
             KeysCommand::Revoke(args) => revoke(args, env).await,
         }
     })
@@ -148,11 +165,23 @@ async fn list(args: &ListKeysArgs, env: Environment) -> Result<u8, CommandRefuse
 async fn revoke(args: &RevokeArgs, env: Environment) -> Result<u8, CommandRefused> {
     let client = args.remote.client(&env)?;
     let id = args.id.in_hex();
-    let owner = ids(&client.organisations(Some(("api_key_id", &id))).await?).pop();
-    let owner = owner.ok_or_else(|| CommandRefused::usage(format!("there is no API key `{id}`")))?;
+    let owner = owner_of(&client, &id).await?;
     let revoked = client.revoke_key(&owner, &id).await?;
     put(&if args.remote.json { revoked.to_string() } else { format!("{id} is revoked: it opens nothing any more") })?;
     Ok(0)
+}
+
+async fn change_quotas(args: &KeyQuotasArgs, env: Environment) -> Result<u8, CommandRefused> {
+    let client = args.remote.client(&env)?;
+    let id = args.id.in_hex();
+    let owner = owner_of(&client, &id).await?;
+    quotas::run(&client, &owner, &format!("/keys/{id}/quotas"), &args.set, &args.remote).await
+}
+
+/// The id of the organisation that a key belongs to.
+async fn owner_of(client: &Client, id: &str) -> Result<String, CommandRefused> {
+    let owner = ids(&client.organisations(Some(("api_key_id", id))).await?).pop();
+    owner.ok_or_else(|| CommandRefused::usage(format!("there is no API key `{id}`")))
 }
 
 fn text(value: &Value) -> &str {

@@ -15,6 +15,7 @@ mod org;
 mod orgs;
 mod output;
 pub mod progress;
+mod quotas;
 mod remote;
 mod run;
 mod serve;

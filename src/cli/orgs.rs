@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::org::{Org, find};
 use super::output::{CommandRefused, put, table};
+use super::quotas::{self, QuotaSetting};
 use super::remote::{self, RemoteArgs};
 use super::say;
 use crate::client::Client;
@@ -22,6 +23,8 @@ pub enum OrgsCommand {
     Rename(RenameArgs),
     /// Grant an organisation credits, in US dollars
     Credit(CreditArgs),
+    /// Show the quotas of an organisation and what it uses, or change them
+    Quotas(OrgQuotasArgs),
     /// Close an organisation for good: its keys die at once, and its batches are cancelled
     Close(CloseArgs),
 }
@@ -71,6 +74,18 @@ pub struct CreditArgs {
     remote: RemoteArgs,
 }
 
+#[derive(Debug, Args)]
+pub struct OrgQuotasArgs {
+    /// Its name, or its id
+    #[arg(value_name = "ORG")]
+    org: Org,
+    /// A quota to set, such as stored_bytes=10000000000 or usd_per_day=5.00; `none` lifts it
+    #[arg(value_name = "QUOTA=AMOUNT")]
+    set: Vec<QuotaSetting>,
+    #[command(flatten)]
+    remote: RemoteArgs,
+}
+
 /// What becomes of the data of a closed organisation.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Data {
@@ -100,6 +115,10 @@ pub fn run(command: &OrgsCommand, env: Environment) -> u8 {
             OrgsCommand::Create(args) => create(args, env).await,
             OrgsCommand::Rename(args) => rename(args, env).await,
             OrgsCommand::Credit(args) => credit(args, env).await,
+            OrgsCommand::Quotas(args) => {
+                let client = args.remote.client(&env)?;
+                quotas::run(&client, &known(&client, &args.org).await?, "/quotas", &args.set, &args.remote).await
+            }
             OrgsCommand::Close(args) => close(args, env).await,
         }
     })

@@ -25,13 +25,21 @@ impl Client {
         self.at_root().send("/admin/organisations", &json!({ "name": name, "credits": credits, "api_key": false })).await
     }
 
-    /// Changes an organisation through one of its routes: `` gives it another name, `/credits` and
-    /// `/close` do what they say. Returns its object.
+    /// Changes an organisation through one of its routes: `` gives it another name, `/credits`,
+    /// `/close` and `/quotas` do what they say. Returns what the daemon shows of it.
     ///
     /// # Errors
     /// When the daemon cannot be reached or refuses.
     pub async fn change_organisation(&self, org: &str, route: &str, wish: &Value) -> Result<Value, ClientError> {
         self.at_root().send(&format!("/admin/organisations/{org}{route}"), wish).await
+    }
+
+    /// The quotas at a route below an organisation, with what is used of each.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached or refuses.
+    pub async fn quotas(&self, org: &str, route: &str) -> Result<Value, ClientError> {
+        self.at_root().json("GET", &format!("/admin/organisations/{org}{route}"), None).await
     }
 
     /// Makes a key for an organisation; returns its object, with the secret.

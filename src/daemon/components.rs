@@ -103,6 +103,7 @@ impl Core {
             clock,
             limits: limits(settings),
             turns: QuoteTurns::default(),
+            requests: Default::default(),
             key_changes: watch::Sender::default(),
             draining: shutdown.drain().clone(),
             tasks: TaskTracker::new(),

@@ -70,6 +70,10 @@ codes! {
     QuoteMismatch = "quote_mismatch",
     /// The balance does not cover what a batch may cost.
     InsufficientCredits = "insufficient_credits",
+    /// A quota of the organisation or of the key has no room for the request.
+    QuotaExceeded = "quota_exceeded",
+    /// The organisation has spent what its quota of a day or a month allows.
+    SpendingQuotaExceeded = "spending_quota_exceeded",
     /// The call would change a batch that has ended.
     BatchTerminal = "batch_terminal",
     /// A batch that has not completed has no pages of results yet.

@@ -12,7 +12,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::access_class::AccessClass;
-use super::admin::{catalog, lanes, orgs};
+use super::admin::{catalog, lanes, orgs, quotas};
 use super::layers::access_policy::Origins;
 use super::layers::{auth, head_fault, request_body, trace};
 use super::openai::batches::every;
@@ -46,8 +46,10 @@ const OPERATIONS: &[RouteEntry] = routes! {
     own "/admin/organisations/{org_id}" Operator { get: orgs::retrieve, post: orgs::rename }
     own "/admin/organisations/{org_id}/close" Operator { post: orgs::close }
     own "/admin/organisations/{org_id}/credits" Operator { post: orgs::credit }
+    own "/admin/organisations/{org_id}/quotas" Operator { get: quotas::of_org, post: quotas::set_of_org }
     own "/admin/organisations/{org_id}/keys" Operator { get: orgs::list_keys, post: orgs::create_key }
     own "/admin/organisations/{org_id}/keys/{api_key_id}" Operator { delete: orgs::revoke_key }
+    own "/admin/organisations/{org_id}/keys/{api_key_id}/quotas" Operator { get: quotas::of_key, post: quotas::set_of_key }
     own "/admin/batches" Operator { get: every::list }
     own "/admin/batches/{batch_id}" Operator { get: every::retrieve }
     own "/admin/batches/{batch_id}/pause" Operator { post: every::pause }

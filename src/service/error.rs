@@ -84,6 +84,8 @@ pub enum ServiceError {
     OrgNotFound(OrgId),
     #[error("the operator's own organisation cannot be closed")]
     OrgIsOperators,
+    #[error("the operator's own organisation has no quotas; its made keys can have some")]
+    OperatorHasNoQuotas,
     #[error("there is no API key `{0}`")]
     KeyNotFound(KeyId),
     #[error(transparent)]

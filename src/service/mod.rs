@@ -16,6 +16,7 @@ pub mod key_secret;
 pub mod live_lanes;
 pub mod metrics;
 pub mod orgs;
+pub mod quotas;
 pub mod quotes;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 pub use self::error::{Issue, IssueCode, IssuePath, ItemsError, MAX_ISSUES, RetryError, ServiceError};
+use self::quotas::RequestCounts;
 use self::quotes::turns::QuoteTurns;
 use crate::catalog::Catalog;
 use crate::domain::quote::constraints::TierTimes;
@@ -46,6 +48,8 @@ pub struct Service {
     pub limits: ServiceLimits,
     /// Bounds the quotes that are made at the same time.
     pub turns: QuoteTurns,
+    /// Counts the requests of those who have a quota for them.
+    pub requests: RequestCounts,
     /// Counts the times that made keys ceased to be accepted before their expiry.
     pub key_changes: watch::Sender<u64>,
     /// Cancelled when the daemon begins to stop: from then on nothing new is created.

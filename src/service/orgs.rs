@@ -8,6 +8,7 @@ use super::key_secret;
 use crate::domain::id::{KeyId, OrgId};
 use crate::domain::money::Usd;
 use crate::domain::org::ledger::{Account, Credits};
+use crate::domain::org::quotas::Quotas;
 use crate::domain::org::scopes::Scopes;
 use crate::domain::org::{ApiKey, KeyKind, Organisation};
 use crate::domain::time::Timestamp;
@@ -48,7 +49,17 @@ impl NewKey {
         let KeyOrder { kind, scopes, name, expires_at } = order;
         let secret = key_secret::generate(kind).map_err(|_| ServiceError::internal("the machine has no random numbers"))?;
         let digest = Sha256::digest(&secret).into();
-        let key = ApiKey { id: KeyId::generate(now), org, kind, scopes, name, created_at: now, expires_at, revoked_at: None };
+        let key = ApiKey {
+            id: KeyId::generate(now),
+            org,
+            kind,
+            scopes,
+            name,
+            created_at: now,
+            expires_at,
+            revoked_at: None,
+            quotas: Quotas::NONE,
+        };
         Ok(Self { key, secret, digest })
     }
 }
@@ -121,7 +132,7 @@ impl Service {
             Revoked::Done(key) => {
                 self.key_changes.send_modify(|count| *count += 1);
                 tracing::info!(key = %id, "API key revoked");
-                Ok(key)
+                Ok(*key)
             }
             Revoked::NotFound => Err(ServiceError::KeyNotFound(id)),
         }

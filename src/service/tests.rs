@@ -19,6 +19,7 @@ fn service(world: &World) -> Arc<Service> {
         clock: world.clock.clone(),
         limits: ServiceLimits::default(),
         turns: QuoteTurns::default(),
+        requests: Default::default(),
         key_changes: tokio::sync::watch::Sender::default(),
         draining: world.drain.clone(),
         tasks: TaskTracker::new(),

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::format::{self, Blob};
+use super::ledger::Charge;
 use super::live::LiveBatch;
 use super::op::Tx;
 use super::record::batch::{ControlRecord, ProblemsRecord, StateRecord};
@@ -25,6 +26,7 @@ use crate::domain::id::{BatchId, FileId, OrgId};
 use crate::domain::money::Usd;
 use crate::domain::org::ledger::Shortfall;
 use crate::domain::quote::receipt::Receipt;
+use crate::domain::time::Timestamp;
 use crate::store::error::StoreError;
 use crate::store::files::is_read;
 
@@ -70,6 +72,8 @@ impl Store {
             {
                 return Ok(Err(shortfall));
             }
+            super::quotas::admit_rows(tx, id, plan.rows)?;
+            super::quotas::note_rows(tx.tree(), id, &pages);
             tx.put_blob(id, Blob::Plan, &PlanRecord::from(&plan))?;
             for (number, page) in (0_u32..).zip(&pages) {
                 tx.put(format::page(id, number), &PageRecord::from(page))?;
@@ -91,7 +95,7 @@ impl Store {
             .commit(move |tx| {
                 tx.put_blob(id, Blob::Problems, &ProblemsRecord::from(problems.as_slice()))?;
                 tx.put(format::batch(id), &StateRecord::pack(&state, &Progress::default()))?;
-                close_out(tx, id, Usd::ZERO)
+                close_out(tx, id, Charge { cost: Usd::ZERO, tokens: 0, at: ended_at(&state) })
             })
             .await?;
         self.remove_content(unused).await
@@ -157,7 +161,7 @@ impl Store {
                 }
                 tx.put(format::batch(id), &StateRecord::pack(&state, &progress))?;
                 tx.after(move |lives| lives.remove(id));
-                close_out(tx, id, progress.cost)
+                close_out(tx, id, Charge { cost: progress.cost, tokens: progress.usage.total_tokens(), at: ended_at(&state) })
             })
             .await?;
         self.remove_content(unused).await
@@ -288,12 +292,17 @@ pub(super) fn put_control(tx: &mut Tx<'_>, id: BatchId, control: Control) -> Res
     tx.put(format::control(id), &ControlRecord::from(control))
 }
 
+/// When a batch ended whose state is final.
+fn ended_at(state: &BatchState) -> Timestamp {
+    state.ended_at().unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
 /// Takes a batch off the list of unfinished ones and settles its reservation. Returns its input
 /// file if the file was deleted while the batch still read it and no other batch reads it: its
 /// content can be removed now.
-fn close_out(tx: &mut Tx<'_>, id: BatchId, cost: Usd) -> Result<Option<FileId>, StoreError> {
+fn close_out(tx: &mut Tx<'_>, id: BatchId, charge: Charge) -> Result<Option<FileId>, StoreError> {
     let Some(input) = tx.tree().get(format::active(id))? else { return Ok(None) };
-    super::ledger::settle(tx, id, cost)?;
+    super::ledger::close(tx, id, charge)?;
     super::deliveries::note(tx, id);
     tx.remove(format::active(id));
     let Some(file) = format::trailing_id(&input).map(FileId::from_u128) else { return Ok(None) };

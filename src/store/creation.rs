@@ -23,6 +23,7 @@ use crate::domain::batch::{BatchInput, BatchSpec, BatchState, Progress};
 use crate::domain::file::File;
 use crate::domain::id::BatchId;
 use crate::domain::org::ledger::{Reservation, Shortfall};
+use crate::domain::org::quotas::{Limit, to_micros};
 use crate::domain::time::{Timestamp, later};
 use crate::store::error::StoreError;
 use crate::store::format::seconds;
@@ -176,6 +177,19 @@ fn create(
     if made.is_none() && !tx.tree().contains_key(format::file(spec.input_file))? {
         return Ok(CreateOutcome::InputGone);
     }
+    let (announced, reserve) = match &spec.input {
+        BatchInput::Quoted(order) => (order.items.unwrap_or(0), to_micros(order.reserve)),
+        BatchInput::Unquoted { .. } => (0, 0),
+    };
+    let asks = [
+        (Limit::Batches, 1),
+        (Limit::Rows, announced.into()),
+        (Limit::DollarsADay, reserve),
+        (Limit::DollarsAMonth, reserve),
+        (Limit::TokensADay, 0),
+        (Limit::TokensAMonth, 0),
+    ];
+    super::quotas::admit(tx, spec.org, &asks, spec.created_at)?;
     if let BatchInput::Quoted(order) = &spec.input {
         let used = format::used_quote(order.quote);
         if let Some(batch) = tx.tree().get(&used)?.as_deref().and_then(format::trailing_id) {
@@ -205,6 +219,8 @@ fn create(
     }
     put_control(tx, spec.id, control)?;
     tx.put_raw(format::active(spec.id), &spec.input_file.as_u128().to_be_bytes());
+    super::quotas::admit_bytes(tx, spec.org, made.map_or(0, |file| file.bytes), spec.created_at)?;
+    super::quotas::announce(tx, spec, announced);
     Ok(CreateOutcome::Created)
 }
 

@@ -4,6 +4,7 @@ use std::io;
 
 use super::record::error::RecordError;
 use crate::domain::id::FileId;
+use crate::domain::org::quotas::Exceeded;
 
 /// Why the store could not do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -36,6 +37,9 @@ pub enum StoreError {
     /// Damaged content of a file.
     #[error(transparent)]
     Content(#[from] DamagedContent),
+    /// The organisation has no room for it in one of its quotas; nothing was kept.
+    #[error(transparent)]
+    Quota(#[from] Exceeded),
 }
 
 /// How a content differs from what was uploaded.

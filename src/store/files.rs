@@ -6,6 +6,7 @@
 use super::dir::{DataFile, content_name};
 use super::format::{self, ExpiryKind};
 use super::op::Tx;
+use super::quotas::admit_bytes;
 use super::record::{self, file::FileRecord};
 use super::spool::Sealed;
 use super::tree::Tree;
@@ -85,7 +86,16 @@ impl Store {
         let (folder, name) = (self.inner.dir.files().clone(), content_name(file.id.as_u128()));
         super::blocking(move || content.move_to(&folder, &name)).await?;
         let record = file.clone();
-        self.commit(move |tx| put_file(tx, &record)).await?;
+        let added = self.commit(move |tx| {
+            put_file(tx, &record)?;
+            admit_bytes(tx, record.org, record.bytes, record.created_at)
+        });
+        if let Err(refused) = added.await {
+            if matches!(refused, StoreError::Quota(_)) {
+                self.remove_content(Some(file.id)).await?;
+            }
+            return Err(refused);
+        }
         Ok(file)
     }
 

@@ -33,7 +33,7 @@
 //! V quote(16)                     the batch that was made from a quote
 //! O sha256(32)                    lengths of answers so far, by the digest of lane and operation
 //! Q digest(16)                    rows with an answer, by the digest of their request
-//! X seconds(8) kind(1) id(16)     what expires, and when
+//! X seconds(8) kind(1) id(16)     what expires, and when; of a quote, whose it is
 //! G batch(16)                     a results file or the batch was deleted: removal to be checked
 //! C 1 version(8) chunk(2)         the record of an accepted catalog, in chunks
 //! C 2 version(8) chunk(2)         the files of an accepted catalog, in chunks

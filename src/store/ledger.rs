@@ -9,10 +9,13 @@ use super::format;
 use super::op::Tx;
 use super::record::ledger::{AccountRecord, ReceiptRecord, ReservationRecord};
 use super::record::{self, Record};
+use super::tree::Tree;
 use crate::domain::id::{BatchId, OrgId};
 use crate::domain::money::Usd;
 use crate::domain::org::ledger::{Account, Credits, Reservation, Shortfall};
+use crate::domain::org::quotas::Spending;
 use crate::domain::quote::receipt::Receipt;
+use crate::domain::time::Timestamp;
 use crate::store::error::StoreError;
 
 impl Store {
@@ -71,8 +74,13 @@ impl Store {
     }
 }
 
+pub(super) fn account_at(tree: &Tree, org: OrgId) -> Result<Account, StoreError> {
+    let found = tree.get(format::account(org))?.map(|bytes| record::decode::<AccountRecord>(&bytes)).transpose()?;
+    Ok(found.map(Account::from).unwrap_or_default())
+}
+
 fn account_in(tx: &Tx<'_>, org: OrgId) -> Result<Account, StoreError> {
-    Ok(tx.get::<AccountRecord>(&format::account(org))?.map(Account::from).unwrap_or_default())
+    account_at(tx.tree(), org)
 }
 
 /// Reserves credits for a new batch; changes nothing if they do not suffice.
@@ -104,15 +112,44 @@ pub(super) fn raise(tx: &mut Tx<'_>, batch: BatchId, amount: Usd) -> Result<Resu
     Ok(Ok(()))
 }
 
+/// What a batch that ends has cost.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Charge {
+    /// What its providers charge.
+    pub cost: Usd,
+    pub tokens: u64,
+    pub at: Timestamp,
+}
+
+/// Settles the reservation of a batch that ends now, if it has one, and counts what it cost in the
+/// day and the month of its organisation.
+pub(super) fn close(tx: &mut Tx<'_>, batch: BatchId, charge: Charge) -> Result<(), StoreError> {
+    let Charge { cost, tokens, at } = charge;
+    if tx.tree().contains_key(format::reservation(batch))? {
+        return settle_with(tx, batch, cost, |account, charged| account.spending.plus(at, charged, tokens));
+    }
+    let owner = tx.tree().holdings().and_then(|holdings| holdings.owner(batch));
+    let Some(org) = owner.filter(|_| !cost.is_zero() || tokens > 0) else { return Ok(()) };
+    let account = account_in(tx, org)?;
+    let account = Account { spending: account.spending.plus(at, cost, tokens), ..account };
+    tx.put(format::account(org), &AccountRecord::from(&account))
+}
+
 /// Settles the reservation of a batch that ends: its providers charge `cost`. Does nothing if the
 /// batch has no reservation.
 pub(super) fn settle(tx: &mut Tx<'_>, batch: BatchId, cost: Usd) -> Result<(), StoreError> {
+    settle_with(tx, batch, cost, |account, _| account.spending)
+}
+
+/// Settles a reservation; `spent` makes the account's new spending of the account and the charge.
+fn settle_with(tx: &mut Tx<'_>, batch: BatchId, cost: Usd, spent: impl FnOnce(&Account, Usd) -> Spending) -> Result<(), StoreError> {
     let key = format::reservation(batch);
     let Some(reservation) = tx.get::<ReservationRecord>(&key)?.map(Reservation::from) else { return Ok(()) };
     if reservation.settlement.is_some() {
         return Ok(());
     }
     let (account, settlement) = account_in(tx, reservation.org)?.settle(&reservation, cost);
+    let account = Account { spending: spent(&account, settlement.charged), ..account };
     tx.put(format::account(reservation.org), &AccountRecord::from(&account))?;
     tx.put(key, &ReservationRecord::from(&Reservation { settlement: Some(settlement), ..reservation }))?;
     Ok(())

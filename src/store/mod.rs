@@ -31,6 +31,7 @@ mod event_log;
 mod examine;
 mod files;
 mod format;
+mod holdings;
 mod image;
 mod key;
 mod lane_holds;
@@ -46,6 +47,7 @@ mod orgs;
 mod output_stats;
 #[cfg(test)]
 mod quiesce;
+mod quotas;
 mod quotes;
 mod readable;
 mod record;
@@ -94,6 +96,7 @@ pub use open::{OpenError, Options, Recovered};
 pub use orgs::{Added, MAX_KEYS, MAX_ORGS, MAX_REGISTERED, Revoked};
 #[cfg(test)]
 pub use quiesce::Quiesce;
+pub use quotas::Ask;
 pub use readable::Unlookable;
 #[doc(hidden)]
 pub use record::decode_anything as fuzz_decode;

@@ -62,6 +62,7 @@ pub(super) type Publish = Box<dyn FnOnce(&Lives) + Send>;
 /// One metadata operation: what it reads and what it will write, all or nothing.
 pub(super) struct Tx<'a> {
     pub tree: &'a Tree,
+    pub lives: &'a Lives,
     pub writes: Writes,
     pub publish: Vec<Publish>,
     pub failed: bool,

@@ -90,7 +90,7 @@ impl OpenError {
 
 pub(super) fn open(dir: Locked, options: &Options) -> Result<(Store, Recovered), OpenError> {
     let refused = |refusal| OpenError::refused(dir.root(), refusal);
-    let Sound { generation, sum, image } = verify::verify(dir.root()).map_err(refused)?;
+    let Sound { generation, sum, held, image } = verify::verify(dir.root()).map_err(refused)?;
     // All that was promised is there: from here on we may change the directory.
     let folder = dir.root().folder(database(generation))?;
     // sled opens its files by their paths, and with the permissions that the umask leaves.
@@ -116,6 +116,7 @@ pub(super) fn open(dir: Locked, options: &Options) -> Result<(Store, Recovered),
     let mut sum = sum.unwrap_or_else(Sum::fresh);
     let mark = Mark::start(dir.root(), generation, &sum)?;
     migrate::run(&tree, &mut sum)?;
+    tree.count(held.into_holdings());
     remove_others(dir.root(), generation)?;
     let store = start(dir.furnish()?, options, Opened { generation, folder, tree, broken, sum, mark })?;
     let recovered = store.recover()?;
@@ -236,7 +237,11 @@ impl Store {
     fn revive(&self, id: BatchId) -> Result<(), StoreError> {
         match self.read_state(id)? {
             Some((BatchState::Validating, _)) | None => {}
-            Some(_) => self.inner.lives.insert(id, LiveBatch::new(self.read_pages(id)?, self.read_control(id)?)),
+            Some(_) => {
+                let pages = self.read_pages(id)?;
+                super::quotas::note_rows(&self.inner.tree, id, &pages);
+                self.inner.lives.insert(id, LiveBatch::new(pages, self.read_control(id)?));
+            }
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use super::record::ledger::AccountRecord;
 use super::record::org::{KeyRecord, OrgRecord};
 use crate::domain::id::{KeyId, OrgId};
 use crate::domain::org::ledger::{Account, Credits};
+use crate::domain::org::quotas::Quotas;
 use crate::domain::org::{ApiKey, Closure, Organisation};
 use crate::domain::time::Timestamp;
 use crate::domain::webhook::Webhook;
@@ -36,7 +37,7 @@ pub enum Added {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Revoked {
     /// The key is revoked, now or since before.
-    Done(ApiKey),
+    Done(Box<ApiKey>),
     /// The organisation has no such key.
     NotFound,
 }
@@ -108,6 +109,35 @@ impl Store {
     /// When the store has failed or the record is damaged.
     pub async fn rename_org(&self, id: OrgId, name: String) -> Result<Option<Organisation>, StoreError> {
         self.commit(move |tx| change_org(tx, id, |org| Organisation { name, ..org })).await
+    }
+
+    /// Changes the quotas of an organisation; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// When the store has failed or the record is damaged.
+    pub async fn change_quotas(
+        &self,
+        id: OrgId,
+        change: impl FnOnce(Quotas) -> Quotas + Send + 'static,
+    ) -> Result<Option<Organisation>, StoreError> {
+        self.commit(move |tx| change_org(tx, id, |org| Organisation { quotas: change(org.quotas), ..org })).await
+    }
+
+    /// Changes the quotas of a key; `None` if the organisation has no such key.
+    ///
+    /// # Errors
+    /// When the store has failed or the record is damaged.
+    pub async fn change_key_quotas(
+        &self,
+        org: OrgId,
+        id: KeyId,
+        change: impl FnOnce(Quotas) -> Quotas + Send + 'static,
+    ) -> Result<Option<ApiKey>, StoreError> {
+        self.commit(move |tx| {
+            let Some(digest) = tx.tree().get(format::key_of(org, id))? else { return Ok(None) };
+            change_key(tx, &digest, |key| ApiKey { quotas: change(key.quotas), ..key })
+        })
+        .await
     }
 
     /// Closes an organisation and revokes its keys, in one step; `None` if it does not exist. An
@@ -191,7 +221,7 @@ impl Store {
     pub async fn revoke_key(&self, org: OrgId, id: KeyId, now: Timestamp) -> Result<Revoked, StoreError> {
         self.commit(move |tx| {
             let Some(digest) = tx.tree().get(format::key_of(org, id))? else { return Ok(Revoked::NotFound) };
-            Ok(revoke(tx, &digest, now)?.map_or(Revoked::NotFound, Revoked::Done))
+            Ok(revoke(tx, &digest, now)?.map_or(Revoked::NotFound, |key| Revoked::Done(Box::new(key))))
         })
         .await
     }
@@ -199,8 +229,7 @@ impl Store {
 
 /// The operator's own organisation, as it is until something is recorded about it.
 fn operator(id: OrgId) -> Option<Organisation> {
-    let created_at = Timestamp::UNIX_EPOCH;
-    (id == OrgId::OPERATOR).then(|| Organisation { id, name: "Operator".to_owned(), created_at, webhook: None, closure: None })
+    (id == OrgId::OPERATOR).then(|| Organisation { id, ..Organisation::new("Operator".to_owned(), Timestamp::UNIX_EPOCH) })
 }
 
 /// Changes an organisation; `None` if it does not exist.
@@ -213,9 +242,13 @@ fn change_org(tx: &mut Tx<'_>, id: OrgId, change: impl FnOnce(Organisation) -> O
 
 /// Revokes the key whose secret has this SHA-256, unless it was revoked before.
 fn revoke(tx: &mut Tx<'_>, digest: &[u8], now: Timestamp) -> Result<Option<ApiKey>, StoreError> {
+    change_key(tx, digest, |key| ApiKey { revoked_at: key.revoked_at.or(Some(now)), ..key })
+}
+
+/// Changes the key whose secret has this SHA-256; `None` if there is none.
+fn change_key(tx: &mut Tx<'_>, digest: &[u8], change: impl FnOnce(ApiKey) -> ApiKey) -> Result<Option<ApiKey>, StoreError> {
     let place = format::key_at(digest);
-    let Some(key) = tx.tree().get(&place)?.map(|bytes| decode_key(&bytes)).transpose()? else { return Ok(None) };
-    let key = ApiKey { revoked_at: key.revoked_at.or(Some(now)), ..key };
+    let Some(key) = tx.tree().get(&place)?.map(|bytes| decode_key(&bytes)).transpose()?.map(change) else { return Ok(None) };
     tx.put(place, &KeyRecord::from(&key))?;
     Ok(Some(key))
 }

@@ -26,12 +26,14 @@ impl Store {
     /// When the store has failed, or the quote is too large.
     pub async fn add_quote(&self, quote: Quote) -> Result<(), StoreError> {
         let id = quote.id;
-        let forget_at = later(quote.valid_until, REMEMBERED);
+        let (org, created_at, forget_at) = (quote.org, quote.created_at, later(quote.valid_until, REMEMBERED));
         let packed = blocking(move || Ok(packed::pack::<QuoteRecord>(0, &encode_body(&QuoteRecord::from(&quote))?)?)).await?;
         self.commit(move |tx| {
             tx.put_chunks(&format::quote(id), &packed)?;
-            tx.put_raw(format::expiry(super::format::seconds(forget_at), ExpiryKind::Quote, &id.as_u128().to_be_bytes()), &[]);
-            Ok(())
+            // The entry says whose quote it is, so that its bytes count for them.
+            let owner = org.as_u128().to_be_bytes();
+            tx.put_raw(format::expiry(super::format::seconds(forget_at), ExpiryKind::Quote, &id.as_u128().to_be_bytes()), &owner);
+            super::quotas::admit_bytes(tx, org, 0, created_at)
         })
         .await
     }

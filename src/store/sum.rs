@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::format::SUM_KEY;
+use super::holdings::found::Found;
 use super::image::{Image, ImageError};
 use super::record::{self, Record};
 use crate::store::error::StoreError;
@@ -81,6 +82,8 @@ pub(super) struct AddedUp {
     pub expected: Option<Vec<u8>>,
     /// The format of the data, as it is stored.
     pub format: Option<Vec<u8>>,
+    /// What organisations hold.
+    pub held: Found,
 }
 
 impl AddedUp {
@@ -101,6 +104,7 @@ impl AddedUp {
             super::format::FORMAT_KEY => self.format = Some(value.to_vec()),
             _ => {}
         }
+        self.held.add(key, value);
         self.entries += 1;
         self.bytes += (key.len() + value.len()) as u64;
         self.sum = self.sum.wrapping_add(of(key, value));

@@ -6,13 +6,14 @@
 //! damaged, and all else goes on.
 
 use std::ops::RangeBounds;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use sled::IVec;
 use tokio_util::sync::CancellationToken;
 
 use super::dir::{Act, Seam};
+use super::holdings::Holdings;
 use crate::store::error::StoreError;
 
 /// A handle on the tree; clones share it, even after another tree has replaced it.
@@ -24,6 +25,7 @@ struct TreeInner {
     sled: ArcSwap<sled::Tree>,
     broken: CancellationToken,
     seam: Seam,
+    holdings: OnceLock<Holdings>,
 }
 
 impl TreeInner {
@@ -45,7 +47,7 @@ impl TreeInner {
 impl Tree {
     /// `broken` is cancelled when sled fails.
     pub fn new(sled: sled::Tree, broken: CancellationToken, seam: Seam) -> Self {
-        Self(Arc::new(TreeInner { sled: ArcSwap::from_pointee(sled), broken, seam }))
+        Self(Arc::new(TreeInner { sled: ArcSwap::from_pointee(sled), broken, seam, holdings: OnceLock::new() }))
     }
 
     /// sled's own tree that is current now.
@@ -56,6 +58,17 @@ impl Tree {
     /// Replaces the tree by another tree with the same entries.
     pub fn replace(&self, with: sled::Tree) {
         self.0.sled.store(Arc::new(with));
+    }
+
+    /// Has what organisations hold counted with every write from now on.
+    pub fn count(&self, holdings: Holdings) {
+        // Set once, when the store is opened.
+        let _ = self.0.holdings.set(holdings);
+    }
+
+    /// What organisations hold; `None` for a tree that nobody uses yet.
+    pub fn holdings(&self) -> Option<&Holdings> {
+        self.0.holdings.get()
     }
 
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<IVec>, StoreError> {

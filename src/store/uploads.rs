@@ -10,6 +10,7 @@ use super::files::NewFile;
 use super::format::seconds;
 use super::format::{self, ExpiryKind};
 use super::op::Tx;
+use super::quotas::admit_bytes;
 use super::record::{
     self,
     upload::{PartRecord, UploadRecord},
@@ -88,7 +89,9 @@ impl Store {
     pub async fn create_upload(&self, upload: Upload) -> Result<(), StoreError> {
         self.commit(move |tx| {
             tx.put_raw(format::expiry(seconds(upload.expires_at), ExpiryKind::Upload, &upload.id.as_u128().to_be_bytes()), &[]);
-            tx.put(format::upload(upload.id), &UploadRecord::from(&upload))
+            tx.put(format::upload(upload.id), &UploadRecord::from(&upload))?;
+            // What is announced must fit, too, so that nobody sends it in vain.
+            admit_bytes(tx, upload.org, upload.bytes, upload.created_at)
         })
         .await
     }
@@ -112,7 +115,10 @@ impl Store {
         let (folder, name) = (self.inner.dir.parts().clone(), content_name(part.id.as_u128()));
         super::blocking(move || content.move_to(&folder, &name)).await?;
         let record = part.clone();
-        let added = self.commit(move |tx| try_add_part(tx, &record, now)).await?;
+        let added = match self.commit(move |tx| try_add_part(tx, &record, now)).await {
+            Err(refused @ StoreError::Quota(_)) => Err(PartError::Store(refused)),
+            other => other?,
+        };
         if let Err(refused) = added {
             let folder = self.inner.dir.parts().clone();
             super::blocking(move || folder.remove(content_name(part.id.as_u128()))).await?;
@@ -159,12 +165,24 @@ impl Store {
         super::blocking(move || content.move_to(&folder, &name)).await?;
         upload.state = UploadState::Completed { file: file.id };
         let record = file.clone();
-        let closed = self.close_upload(upload.clone(), now, move |tx| super::files::put_file(tx, &record)).await?;
-        if let Err(state) = closed {
-            self.remove_content(Some(file.id)).await?;
-            return Err(CompleteError::NotPending(word(state)));
+        let closed = self.close_upload(upload.clone(), now, move |tx| {
+            super::files::put_file(tx, &record)?;
+            // Its parts go when it comes.
+            let parts = parts(tx.tree(), id)?.iter().map(|part| part.bytes).sum();
+            admit_bytes(tx, record.org, record.bytes.saturating_sub(parts), now)
+        });
+        match closed.await {
+            Ok(Ok(())) => Ok((upload, file)),
+            Ok(Err(state)) => {
+                self.remove_content(Some(file.id)).await?;
+                Err(CompleteError::NotPending(word(state)))
+            }
+            Err(refused @ StoreError::Quota(_)) => {
+                self.remove_content(Some(file.id)).await?;
+                Err(refused.into())
+            }
+            Err(error) => Err(error.into()),
         }
-        Ok((upload, file))
     }
 
     /// Cancels a pending upload. The inner error is the state of an upload that is not pending.
@@ -312,6 +330,7 @@ fn try_add_part(tx: &mut Tx<'_>, part: &UploadPart, now: Timestamp) -> Result<Re
         return Ok(Err(PartError::TooManyBytes(total, upload.bytes)));
     }
     tx.put(format::part(part.upload, part.id), &PartRecord::from(part))?;
+    admit_bytes(tx, upload.org, part.bytes, now)?;
     Ok(Ok(()))
 }
 

@@ -8,6 +8,7 @@ pub(super) mod tests;
 
 use super::dir::{FILES, Folder, PARTS, database};
 use super::format::FORMAT_KEY;
+use super::holdings::found::Found;
 use super::image::{Image, ImageError};
 use super::mark::{self, Reached};
 use super::migrate;
@@ -28,6 +29,8 @@ pub(super) struct Sound {
     pub generation: u64,
     /// The sum over the database's entries; `None` if the directory is new.
     pub sum: Option<Sum>,
+    /// What organisations hold in it.
+    pub held: Found,
     /// What sled should find; `None` if it should find nothing.
     pub image: Option<Image>,
 }
@@ -83,7 +86,7 @@ pub(super) fn verify(root: &Folder) -> Result<Sound, StartRefused> {
         return fresh(root, generation, promised, format!("{folder}/db"));
     };
     match sum_of(&image, mark) {
-        Ok(Some(sum)) => Ok(Sound { generation, sum: Some(sum), image: Some(image) }),
+        Ok(Some((sum, held))) => Ok(Sound { generation, sum: Some(sum), held, image: Some(image) }),
         Ok(None) => fresh(root, generation, promised, format!("the data in {folder}")),
         Err(StartRefused::Damaged(reason)) if promised.is_some() => {
             before_the_last_batch(&image, mark, generation).ok_or(StartRefused::Damaged(reason))
@@ -97,16 +100,16 @@ pub(super) fn verify(root: &Folder) -> Result<Sound, StartRefused> {
 fn before_the_last_batch(image: &Image, mark: Option<Reached>, generation: u64) -> Option<Sound> {
     for earlier in image.earlier() {
         let earlier = earlier.ok()?;
-        if let Ok(Some(sum)) = sum_of(&earlier, mark) {
+        if let Ok(Some((sum, held))) = sum_of(&earlier, mark) {
             tracing::warn!("the last write of the store was not finished when it failed; it is left out");
-            return Some(Sound { generation, sum: Some(sum), image: Some(earlier) });
+            return Some(Sound { generation, sum: Some(sum), held, image: Some(earlier) });
         }
     }
     None
 }
 
-/// The sum over an image that holds what was promised; `None` if the image is empty.
-fn sum_of(image: &Image, mark: Option<Reached>) -> Result<Option<Sum>, StartRefused> {
+/// The sum over an image that holds what was promised, and whose it is; `None` if the image is empty.
+fn sum_of(image: &Image, mark: Option<Reached>) -> Result<Option<(Sum, Found)>, StartRefused> {
     let found = match AddedUp::of(image) {
         Ok(found) => found,
         Err(error @ ImageError::Io { .. }) => return Err(error.into()),
@@ -121,7 +124,7 @@ fn sum_of(image: &Image, mark: Option<Reached>) -> Result<Option<Sum>, StartRefu
         return Err(StartRefused::Newer { found: format, known: migrate::CURRENT });
     }
     let sum = if format < SUMMED_FROM { without_sum(&found, image, mark) } else { with_sum(&found, image, mark) };
-    sum.map(Some)
+    Ok(Some((sum?, found.held)))
 }
 
 fn read_image(root: &Folder, folder: &str) -> Result<Option<Image>, StartRefused> {
@@ -154,7 +157,7 @@ fn fresh(root: &Folder, generation: u64, promised: Option<Reached>, missing: Str
             return Err(StartRefused::Missing { missing, beside });
         }
     }
-    Ok(Sound { generation, sum: None, image: None })
+    Ok(Sound { generation, sum: None, held: Found::default(), image: None })
 }
 
 /// Verifies a store from before there were sums: all that can be checked is whether the log is

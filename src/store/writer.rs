@@ -162,7 +162,7 @@ impl Writer {
                     // Counted before the write becomes visible, so that every reader that sees the
                     // write waits for it.
                     self.begun.fetch_add(1, Ordering::SeqCst);
-                    let mut tx = Tx { tree: &self.tree, writes: Writes::default(), publish: Vec::new(), failed: false };
+                    let mut tx = Tx { tree: &self.tree, lives: &self.lives, writes: Writes::default(), publish: Vec::new(), failed: false };
                     acks.push(op(&mut tx));
                     if !tx.failed {
                         // Applied at once, so that the next operation of the group sees it.

@@ -1,6 +1,7 @@
 //! What one atomic write changes.
 //!
-//! Invariant: every write of the store goes through [`Writes::apply`], which keeps the sum.
+//! Invariant: every write of the store goes through [`Writes::apply`], which keeps the sum and what
+//! organisations hold.
 
 use std::collections::HashMap;
 
@@ -57,9 +58,16 @@ impl Writes {
         // leaves half of it.
         tree.get(SUM_KEY)?;
         let mut batch = sled::Batch::default();
+        let holdings = tree.holdings();
+        if let Some(holdings) = holdings {
+            holdings.begin(self.0.iter().filter_map(|(key, new)| Some((key.as_slice(), new.as_deref()?))));
+        }
         for (key, new) in self.0 {
             let old = tree.get(&key)?;
             sum.count(&key, old.as_deref(), new.as_deref());
+            if let Some(holdings) = holdings {
+                holdings.count(tree, &key, old.as_deref(), new.as_deref())?;
+            }
             if let Some(copy) = &mut copy {
                 copy.0.insert(key.clone(), new.clone());
             }

@@ -243,7 +243,7 @@ async fn two_thousand_ends_at_once_hold_up_no_other_organisation() {
     let bench = Bench::new().await;
     let (silent, mut well) = (TestReceiver::start(false).await, TestReceiver::start(true).await);
     for (org, url) in [(LOUD, silent.url("/")), (QUIET, well.url("/quiet"))] {
-        let named = crate::domain::org::Organisation { id: org, name: format!("org {org}"), created_at: NOW, webhook: None, closure: None };
+        let named = crate::domain::org::Organisation { id: org, ..crate::domain::org::Organisation::new(format!("org {org}"), NOW) };
         bench.store.add_org(named, crate::domain::org::ledger::Credits::Unlimited, None, 9).await.unwrap();
         let webhook = Webhook { url, sealed_secret: Vec::new() };
         assert!(bench.store.set_org_webhook(org, Some(webhook)).await.unwrap());

@@ -11,12 +11,12 @@ use super::support::wait;
 use super::{command, exits, finish, text};
 
 /// The key from the settings.
-const OPERATOR: &str = "sk-operator";
+pub const OPERATOR: &str = "sk-operator";
 
 /// The result of a command: exit code, standard output, standard error.
 type Said = (i32, String, String);
 
-fn guarded() -> (Daemon, tempfile::TempDir) {
+pub fn guarded() -> (Daemon, tempfile::TempDir) {
     let dir = temp_dir();
     let keys = dir.path().join("keys");
     fs::write(&keys, format!("{OPERATOR}\n")).expect("a file of keys");
@@ -37,7 +37,7 @@ fn ask(daemon: &Daemon, args: &[&str]) -> Said {
 }
 
 /// Creates a key; returns its secret and its id.
-fn create(daemon: &Daemon, args: &[&str]) -> (String, String) {
+pub fn create(daemon: &Daemon, args: &[&str]) -> (String, String) {
     let (code, secret, said) = ask(daemon, &[&["create"], args].concat());
     assert_eq!(code, 0, "{said}");
     let secret = secret.strip_suffix('\n').expect("a line").to_owned();
@@ -47,7 +47,7 @@ fn create(daemon: &Daemon, args: &[&str]) -> (String, String) {
     (secret, id)
 }
 
-fn with(daemon: &Daemon, key: &str, request: Request) -> Response {
+pub fn with(daemon: &Daemon, key: &str, request: Request) -> Response {
     daemon.send(request.header("authorization", &format!("Bearer {key}")))
 }
 

@@ -5,6 +5,7 @@ mod data_dir;
 mod held;
 mod keys;
 mod lanes;
+mod quotas;
 mod run;
 mod store;
 #[path = "../support/mod.rs"]

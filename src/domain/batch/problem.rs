@@ -65,5 +65,6 @@ problem_codes! {
     NotQuoted = "model_not_quoted",
     InsufficientCredits = "insufficient_credits",
     PriceCeiling = "price_ceiling",
+    QuotaExceeded = "quota_exceeded",
     LostInDamage = "lost_in_damage",
 }

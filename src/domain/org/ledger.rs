@@ -9,6 +9,7 @@
 
 use rust_decimal::{Decimal, RoundingStrategy};
 
+use super::quotas::Spending;
 use crate::domain::id::OrgId;
 use crate::domain::money::Usd;
 
@@ -30,6 +31,8 @@ pub struct Account {
     pub reserved: Usd,
     /// Charged for batches that have ended.
     pub charged: Usd,
+    /// The part of that of this day and month, and what batches without a reservation cost.
+    pub spending: Spending,
 }
 
 /// What a batch holds of its organisation's credits.

@@ -2,8 +2,10 @@
 
 pub mod budget;
 pub mod ledger;
+pub mod quotas;
 pub mod scopes;
 
+use self::quotas::Quotas;
 use self::scopes::Scopes;
 use super::id::{KeyId, OrgId};
 use super::time::Timestamp;
@@ -21,6 +23,8 @@ pub struct Organisation {
     pub webhook: Option<Webhook>,
     /// `None` as long as it is open.
     pub closure: Option<Closure>,
+    /// The operator's own organisation has none.
+    pub quotas: Quotas,
 }
 
 /// The end of an organisation: since then none of its keys is accepted, and its batches are
@@ -35,7 +39,7 @@ pub struct Closure {
 impl Organisation {
     /// A new organisation without a receiver.
     pub fn new(name: String, now: Timestamp) -> Self {
-        Self { id: OrgId::generate(now), name, created_at: now, webhook: None, closure: None }
+        Self { id: OrgId::generate(now), name, created_at: now, webhook: None, closure: None, quotas: Quotas::NONE }
     }
 }
 
@@ -145,6 +149,8 @@ pub struct ApiKey {
     pub expires_at: Option<Timestamp>,
     /// Since this moment the key is not accepted.
     pub revoked_at: Option<Timestamp>,
+    /// Of [`quotas::Limit::OF_KEYS`] alone.
+    pub quotas: Quotas,
 }
 
 impl ApiKey {

@@ -2,7 +2,7 @@
 
 use super::{hints, probe, resolve};
 use crate::domain::batch::dedup::RequestDigest;
-use crate::domain::id::{BatchId, RowKey};
+use crate::domain::id::{BatchId, OrgId, RowKey};
 use crate::domain::money::Usd;
 use crate::executor::attempt::Ended;
 use crate::executor::attempt::failed::FailedAttempt;
@@ -26,6 +26,7 @@ pub(in crate::executor) enum Event {
     Ended {
         lane: LaneIndex,
         row: RowKey,
+        org: OrgId,
         request: Option<RequestDigest>,
         sent: CallTicket,
         /// What was held for the call.

@@ -13,6 +13,7 @@ mod hints;
 mod places;
 mod probe;
 mod pump;
+mod quotas;
 mod resolve;
 mod spending;
 
@@ -30,6 +31,7 @@ use tokio_util::task::TaskTracker;
 
 pub(super) use self::event::Event;
 use self::places::{PreparingPlaces, RunPlaces};
+use self::quotas::OrgCalls;
 use super::attempt::attachments::Attachments;
 use super::attempt::recordings::Recordings;
 use super::attempt::{AttemptContext, Ended};
@@ -118,6 +120,7 @@ pub(super) struct Dispatcher {
     seen: SeenLanes,
     lists: ServerLists,
     in_flight: u32,
+    calls: OrgCalls,
     /// Results of attempts handed to the store, since it was opened.
     recorded: u64,
     disk_is_full: bool,
@@ -166,6 +169,7 @@ impl Dispatcher {
             seen,
             lists,
             in_flight: 0,
+            calls: OrgCalls::default(),
             recorded: 0,
             disk_is_full: false,
             draining: false,
@@ -253,7 +257,8 @@ impl Dispatcher {
         match event {
             Event::Prepared { batch, prepared } => self.prepared(batch, *prepared),
             Event::Loaded { batch, result } => self.loaded(batch, result),
-            Event::Ended { lane, row, request, sent, most, ended, lesson } => {
+            Event::Ended { lane, row, org, request, sent, most, ended, lesson } => {
+                self.call_ended(org);
                 let was_sent = match &ended {
                     Ok(ended) => !matches!(ended, Ended::NotSent(_)),
                     Err(failed) => failed.was_sent(),
@@ -391,8 +396,13 @@ impl Dispatcher {
     }
 
     fn publish(&self) {
-        let whole =
-            Whole { draining: self.draining, shared_rows: self.shared_rows, disk_is_full: self.disk_is_full, moments: self.moments };
+        let whole = Whole {
+            calls: self.calls.each().collect(),
+            draining: self.draining,
+            shared_rows: self.shared_rows,
+            disk_is_full: self.disk_is_full,
+            moments: self.moments,
+        };
         status::publish(&self.seen.wall, &self.lanes, &self.runs, &self.parts.clock, whole);
     }
 
@@ -414,6 +424,7 @@ impl Dispatcher {
             self.disk_is_full = full;
         }
         self.look_for_sleepers(Instant::now());
+        self.wake_waiting();
         self.look_at_deadlines();
         self.resolve();
         self.probe();

@@ -204,10 +204,16 @@ impl Dispatcher {
                 return false;
             }
             let Some(batch) = lane.next() else { return false };
-            let Some(run) = self.runs.get_mut(&batch) else {
+            if !self.runs.contains_key(&batch) {
                 lane.fair.forget(batch);
                 continue;
-            };
+            }
+            if self.must_wait(batch) {
+                let Some(lane) = self.lanes.get(index) else { return false };
+                lane.fair.rest(batch);
+                continue;
+            }
+            let Some(run) = self.runs.get_mut(&batch) else { return false };
             let lanes = &self.lanes;
             let is_own = |family| lanes.is_own(index, slot, family, now);
             let Some((row, more)) = run.next(index, slot.pick, slot.has_own.then_some(&is_own)) else {
@@ -244,7 +250,7 @@ impl Dispatcher {
         if let Some(request) = request {
             self.sharing.leads(request, key);
         }
-        let most = row.most.clone();
+        let (most, org) = (row.most.clone(), run.spec.org);
         let attempt = Box::new(Attempt {
             context: self.context.clone(),
             spec: run.spec.clone(),
@@ -256,10 +262,11 @@ impl Dispatcher {
             abort: if self.lanes.is_local(lane) { run.abort_local.clone() } else { run.abort_hosted.clone() },
         });
         self.in_flight += 1;
+        self.calls.started(org);
         let events = self.events.clone();
         self.tasks.spawn(async move {
             let (ended, lesson) = attempt.run().await;
-            let _ = events.send(Event::Ended { lane, row: key, request, sent, most, ended, lesson });
+            let _ = events.send(Event::Ended { lane, row: key, org, request, sent, most, ended, lesson });
         });
         true
     }

@@ -18,7 +18,7 @@ use super::provider::ProviderState;
 use super::waiting::{self, LaneWait, Moments};
 use super::{Lane, Lanes};
 use crate::domain::batch::waiting::Waiting;
-use crate::domain::id::BatchId;
+use crate::domain::id::{BatchId, OrgId};
 use crate::domain::time::{Clock, Timestamp, later};
 use crate::executor::run::Run;
 
@@ -71,6 +71,8 @@ pub struct LaneStatuses {
     providers: HashMap<String, (Option<Timestamp>, bool)>,
     /// Why rows wait, by batch; without those whose rows do not.
     waiting: HashMap<BatchId, Vec<Waiting>>,
+    /// Calls in flight of each organisation but the operator's.
+    calls: HashMap<OrgId, u32>,
 }
 
 impl LaneStatuses {
@@ -87,6 +89,11 @@ impl LaneStatuses {
         self.lanes.iter().flat_map(|(provider, lanes)| {
             lanes.iter().map(move |(upstream, report)| (provider.as_str(), upstream.as_deref(), report.clone()))
         })
+    }
+
+    /// Calls in flight of an organisation; 0 for the operator's own, which are not counted.
+    pub fn calls_of(&self, org: OrgId) -> u32 {
+        self.calls.get(&org).copied().unwrap_or(0)
     }
 
     /// Why rows wait, of all batches.
@@ -150,8 +157,10 @@ fn in_two_digits(latency: Duration) -> u64 {
 }
 
 /// What holds for all lanes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(in crate::executor) struct Whole {
+    /// Calls in flight of each organisation that has any.
+    pub calls: HashMap<OrgId, u32>,
     pub draining: bool,
     /// Rows that got the answer of another row, since the start.
     pub shared_rows: u64,
@@ -168,10 +177,10 @@ pub(in crate::executor) fn publish(
     lanes: &Lanes,
     runs: &FxHashMap<BatchId, Run>,
     clock: &Clock,
-    Whole { draining, shared_rows, disk_is_full, moments }: Whole,
+    Whole { calls, draining, shared_rows, disk_is_full, moments }: Whole,
 ) {
     let now = Instant::now();
-    let mut board = LaneStatuses { draining, shared_rows, ..LaneStatuses::default() };
+    let mut board = LaneStatuses { draining, shared_rows, calls, ..LaneStatuses::default() };
     for (provider, (last_answer, unreachable)) in lanes.providers() {
         board.providers.insert(provider.to_owned(), (last_answer.and_then(in_seconds), unreachable));
     }

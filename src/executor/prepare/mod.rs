@@ -161,13 +161,17 @@ impl Prepare {
                 plan.warnings = warnings;
                 let Ok(next) = state.apply(BatchEvent::Validated, self.clock.now()) else { return Ok(Prepared::Nothing) };
                 tracing::info!(batch = %spec.id, rows = plan.rows, models = plan.models.len(), "batch validated");
-                match self.store.batch_validated(spec.id, next, plan.clone(), pages, reserve).await? {
-                    Ok(()) => {
+                match self.store.batch_validated(spec.id, next, plan.clone(), pages, reserve).await {
+                    Err(StoreError::Quota(exceeded)) => {
+                        self.refuse(&spec, state, vec![problem(ProblemCode::QuotaExceeded, exceeded.to_string())]).await
+                    }
+                    Err(error) => Err(error),
+                    Ok(Ok(())) => {
                         let live = self.store.live(spec.id).ok_or(StoreError::Closed)?;
                         let limit = self.limit(&spec).await?;
                         Ok(Prepared::Run { spec, state: next, plan, live, limit })
                     }
-                    Err(shortfall) => {
+                    Ok(Err(shortfall)) => {
                         let message = format!("{shortfall}, which its {} items are expected to cost", plan.rows);
                         self.refuse(&spec, state, vec![problem(ProblemCode::InsufficientCredits, message)]).await
                     }

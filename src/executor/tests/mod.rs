@@ -11,6 +11,7 @@ mod knee;
 mod lanes;
 mod outage;
 mod places;
+mod quotas;
 mod servers;
 mod shares;
 mod spending;

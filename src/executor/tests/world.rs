@@ -63,6 +63,7 @@ pub struct Order<'a> {
     pub rows: u32,
     pub window: &'a str,
     pub owner: u64,
+    pub org: OrgId,
     pub priority: Priority,
     pub fallback: Fallback,
     /// The system prompt of a row.
@@ -71,7 +72,15 @@ pub struct Order<'a> {
 
 impl Default for Order<'_> {
     fn default() -> Self {
-        Self { rows: 1, window: "24h", owner: 0, priority: Priority::Normal, fallback: Fallback::NotDearer, prompt: |_| "be brief" }
+        Self {
+            rows: 1,
+            window: "24h",
+            owner: 0,
+            org: OrgId::OPERATOR,
+            priority: Priority::Normal,
+            fallback: Fallback::NotDearer,
+            prompt: |_| "be brief",
+        }
     }
 }
 
@@ -149,7 +158,7 @@ impl World {
     }
 
     pub async fn order(&self, order: Order<'_>, model: impl Fn(u32) -> &'static str) -> BatchId {
-        let Order { rows, window, owner, priority, fallback, prompt } = order;
+        let Order { rows, window, owner, org, priority, fallback, prompt } = order;
         let standstill = crate::store::Quiesce::begin();
         let mut spool = self.store.spool().unwrap();
         for row in 0..rows {
@@ -177,7 +186,7 @@ impl World {
             metadata: Metadata::default(),
             output_expires_after: None,
             retry_of: None,
-            org: OrgId::OPERATOR,
+            org,
             owner: Owner(owner),
             fallback,
             headers: batch::forwarded::Forwarded::default(),

@@ -6,3 +6,4 @@ pub mod keys;
 pub mod known_lanes;
 pub mod lanes;
 pub mod orgs;
+pub mod quotas;

@@ -119,7 +119,11 @@ pub async fn close(State(api): State<Arc<Api>>, PathId(id): PathId<OrgId>, body:
     Ok(Json(shown(&org, &api.service.store.account(id).await?)))
 }
 
-async fn known(api: &Api, id: OrgId) -> Result<Organisation, ApiError> {
+/// The organisation with that id.
+///
+/// # Errors
+/// When there is none, or the store has failed.
+pub async fn known(api: &Api, id: OrgId) -> Result<Organisation, ApiError> {
     api.service.store.org(id).await?.ok_or_else(|| ApiError::not_found("organisation", id.in_hex()))
 }
 

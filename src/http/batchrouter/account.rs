@@ -16,7 +16,7 @@ use super::error::Refusal;
 use crate::domain::error::Code;
 use crate::domain::id::KeyId;
 use crate::domain::org::{KeyKind, Organisation};
-use crate::http::admin::{keys, orgs};
+use crate::http::admin::{keys, orgs, quotas};
 use crate::http::layers::audit::Made;
 use crate::http::layers::caller::Caller;
 use crate::http::request::{Object, PathId};
@@ -33,6 +33,13 @@ pub async fn account(State(api): State<Arc<Api>>, Extension(caller): Extension<C
     let mut shown = orgs::shown(&org, &account);
     shown["delivery_webhook"] = json!(org.webhook.map(|webhook| json!({ "url": webhook.url })));
     Ok(Json(shown))
+}
+
+/// `GET /v1/auth/account/quotas`: what the caller's organisation and key may use, and use now.
+pub async fn quotas(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>) -> Result<Json<Value>, Refusal> {
+    let key = caller.client().map(|key| quotas::shown(&api.service.key_quotas(key.id, &key.quotas)));
+    let org = api.service.org_quotas(caller.org).await?;
+    Ok(Json(json!({ "org_id": caller.org.in_hex(), "organisation": quotas::shown(&org), "api_key": key })))
 }
 
 /// `POST /v1/auth/account/api-keys`: the only answer that has the key's secret.

@@ -34,6 +34,7 @@ pub const ROUTES: &[RouteEntry] = routes! {
     own "/batches/quote" Key { post: quotes::create }
     own "/quotes/{quote_id}" Key { get: quotes::read }
     own "/auth/account" Key { get: account::account }
+    own "/auth/account/quotas" Key { get: account::quotas }
     own "/auth/account/api-keys" Manage { get: account::list_keys, post: account::create_key }
     own "/auth/account/api-keys/{api_key_id}" Manage { delete: account::revoke_key }
     own "/auth/account/delivery-webhook" Manage { get: account::webhook, put: account::set_webhook, delete: account::remove_webhook }

@@ -63,7 +63,8 @@ pub async fn guard(
         };
     }
     let asked = Asked { method: request.method(), uri: request.uri(), headers: request.headers(), now: api.service.clock.now() };
-    match api.access.admit(class, asked, |digest| found(&api, digest)) {
+    let admitted = api.access.admit(class, asked, |digest| found(&api, digest));
+    match admitted.and_then(|caller| within_quota(&api, caller)) {
         Ok(caller) if class == AccessClass::Operator && !caller.is_operator() => {
             ApiError::new(Code::Forbidden, "only the operator's own keys open this").into_response_at(request.uri().path())
         }
@@ -80,6 +81,14 @@ pub async fn guard(
         Err(error) if speaks_phaseo(&request) => Refusal::from(error).respond(&Context::of(&request)),
         Err(error) => error.into_response_at(request.uri().path()),
     }
+}
+
+/// Lets a client in that has not sent more requests lately than its quotas allow.
+fn within_quota(api: &Api, caller: Caller) -> Result<Caller, ApiError> {
+    if let Some(key) = caller.client() {
+        api.service.count_request(caller.org, key.id, &key.quotas)?;
+    }
+    Ok(caller)
 }
 
 /// Finds the made key whose secret has this SHA-256.

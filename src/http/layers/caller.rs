@@ -7,6 +7,7 @@ use axum::http::Method;
 use crate::domain::batch::priority::Owner;
 use crate::domain::error::Code;
 use crate::domain::id::{KeyId, OrgId};
+use crate::domain::org::quotas::Quotas;
 use crate::domain::org::scopes::{Scope, Scopes};
 use crate::domain::org::{ApiKey, KeyState};
 use crate::domain::time::Timestamp;
@@ -44,6 +45,7 @@ pub struct ClientKey {
     pub id: KeyId,
     pub scopes: Scopes,
     pub expires_at: Option<Timestamp>,
+    pub quotas: Quotas,
 }
 
 impl Caller {
@@ -76,7 +78,7 @@ impl Caller {
         if let Some(scope) = class.scope(method).filter(|scope| !key.scopes.has(*scope)) {
             return Err(lacks(scope, key.scopes));
         }
-        let client = ClientKey { id: key.id, scopes: key.scopes, expires_at: key.expires_at };
+        let client = ClientKey { id: key.id, scopes: key.scopes, expires_at: key.expires_at, quotas: key.quotas };
         Ok(Self { key: digest, org: key.org, role: Role::Client(client) })
     }
 
@@ -139,7 +141,7 @@ mod tests {
     fn key(kind: KeyKind, scopes: Scopes) -> ApiKey {
         let created_at = Timestamp::UNIX_EPOCH;
         let (id, org) = (KeyId::from_u128(1), OrgId::from_u128(1));
-        ApiKey { id, org, kind, scopes, name: None, created_at, expires_at: None, revoked_at: None }
+        ApiKey { id, org, kind, scopes, name: None, created_at, expires_at: None, revoked_at: None, quotas: Quotas::NONE }
     }
 
     #[test]

@@ -166,6 +166,8 @@ fn of_api(error: ApiError, context: &Context) -> Response {
         (401, Code::ApiKeyKind) if context.is_managed => ("unauthorised", Some("management_key_required")),
         (401, Code::ApiKeyKind) => ("unauthorised", Some("management_key_not_valid_for_gateway")),
         (401, _) => ("unauthorised", Some("key_not_found_or_revoked")),
+        (402, Code::SpendingQuotaExceeded) => ("insufficient_funds", Some(code.as_str())),
+        (429, _) => ("key_limit_exceeded", Some(code.as_str())),
         (402, _) => ("insufficient_funds", Some("insufficient_balance")),
         (404, _) => ("not_found", Some(code.as_str())),
         (409, _) => ("not_ready", Some(code.as_str())),

@@ -235,6 +235,11 @@ impl Object {
         self.get(field)
     }
 
+    /// Whether a field is there and is null.
+    pub fn is_null(&self, field: &str) -> bool {
+        self.fields.get(field).is_some_and(Value::is_null)
+    }
+
     /// Looks up a field; null counts as absent.
     fn get(&self, field: &str) -> Option<&Value> {
         self.fields.get(field).filter(|value| !value.is_null())

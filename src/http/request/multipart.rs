@@ -21,6 +21,8 @@ use super::{announced_bytes, check_encoding, cut_short, media_type};
 use crate::descriptors::FilePlace;
 use crate::domain::error::Code;
 use crate::domain::file::ANY_TYPE;
+use crate::domain::id::OrgId;
+use crate::http::layers::caller::Caller;
 use crate::http::layers::request_body::Fate;
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
@@ -41,6 +43,8 @@ const MAX_ECHO_CHARS: usize = 200;
 /// A form whose fields are read one after another.
 pub struct MultipartForm {
     inner: Multipart,
+    /// Whose file it becomes, if that is known.
+    org: Option<OrgId>,
     gate: Gate,
     fate: Fate,
     idle: Duration,
@@ -63,6 +67,16 @@ impl Cap {
     }
 }
 
+/// Whose request it is.
+fn org_of(request: &Request) -> Option<OrgId> {
+    request.extensions().get::<Caller>().map(|caller| caller.org)
+}
+
+/// Refuses, before reading, what the organisation may not store.
+fn check_quota(api: &Api, org: Option<OrgId>, bytes: u64) -> Result<(), ApiError> {
+    Ok(org.map_or(Ok(()), |org| api.service.check_bytes(org, bytes))?)
+}
+
 impl FromRequest<Arc<Api>> for MultipartForm {
     type Rejection = ApiError;
 
@@ -75,7 +89,7 @@ impl FromRequest<Arc<Api>> for MultipartForm {
         }
         check_encoding(request.headers())?;
         let fate = request.extensions().get::<Fate>().cloned().unwrap_or_default();
-        let announced = announced_bytes(request.headers());
+        let (announced, org) = (announced_bytes(request.headers()), org_of(&request));
         // Each field has its own limit here; axum's default would end every upload at 2 MB.
         DefaultBodyLimit::disable().apply(&mut request);
         let gate = Gate::default();
@@ -85,7 +99,7 @@ impl FromRequest<Arc<Api>> for MultipartForm {
             ApiError::new(Code::InvalidMultipart, message)
         })?;
         let place = api.descriptors.file().await;
-        Ok(Self { inner, gate, fate, idle: api.limits.body_idle, announced, fields: 0, _place: place })
+        Ok(Self { inner, org, gate, fate, idle: api.limits.body_idle, announced, fields: 0, _place: place })
     }
 }
 
@@ -99,7 +113,8 @@ impl MultipartForm {
         if announced > cap.bytes.saturating_add((MAX_TEXT * MAX_FIELDS) as u64) {
             return Err(cap.exceeded());
         }
-        api.check_room(announced)
+        api.check_room(announced)?;
+        check_quota(api, self.org, announced)
     }
 
     /// Returns the next field.
@@ -212,6 +227,7 @@ pub async fn spool_body(request: Request, api: &Api, cap: Cap) -> Result<Spool, 
         return Err(cap.exceeded());
     }
     api.check_room(announced)?;
+    check_quota(api, org_of(&request), announced)?;
     let fate = request.extensions().get::<Fate>().cloned().unwrap_or_default();
     let _place = api.descriptors.file().await;
     let store = api.service.store.clone();

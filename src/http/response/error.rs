@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::domain::dialect::Dialect;
 use crate::domain::error::Code;
 use crate::domain::id::IdError;
+use crate::domain::org::quotas::{Exceeded, Limit};
 use crate::executor::Gone;
 use crate::service::{RetryError, ServiceError};
 use crate::store::error::StoreError;
@@ -52,7 +53,8 @@ const fn row(code: Code) -> (StatusCode, &'static str) {
         | Code::IncompleteBody
         | Code::ChecksumMismatch
         | Code::MissingIdempotencyKey => (StatusCode::BAD_REQUEST, CLIENT),
-        Code::InsufficientCredits => (StatusCode::PAYMENT_REQUIRED, CLIENT),
+        Code::InsufficientCredits | Code::SpendingQuotaExceeded => (StatusCode::PAYMENT_REQUIRED, CLIENT),
+        Code::QuotaExceeded => (StatusCode::TOO_MANY_REQUESTS, CLIENT),
         Code::MissingApiKey | Code::InvalidApiKey | Code::ApiKeyExpired | Code::ApiKeyRevoked | Code::ApiKeyKind => {
             (StatusCode::UNAUTHORIZED, CLIENT)
         }
@@ -225,7 +227,8 @@ impl IntoResponse for ApiError {
         let mut response = (status, Json(Envelope { error })).into_response();
         // None of these conditions ends within the few seconds for which client libraries would
         // retry.
-        if matches!(status, StatusCode::CONFLICT | StatusCode::INSUFFICIENT_STORAGE) || self.code == Code::FileDamaged {
+        let is_full = self.code == Code::QuotaExceeded && self.param.as_deref() != Some(Limit::Requests.as_str());
+        if matches!(status, StatusCode::CONFLICT | StatusCode::INSUFFICIENT_STORAGE) || self.code == Code::FileDamaged || is_full {
             response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         if let Some(header) = self.header {
@@ -250,6 +253,7 @@ impl From<StoreError> for ApiError {
             StoreError::Content(damage) => {
                 Self::new(Code::FileDamaged, format!("{damage}; upload it again, or have it restored from a backup"))
             }
+            StoreError::Quota(exceeded) => exceeded.into(),
             StoreError::Io { .. } | StoreError::Damaged(_) | StoreError::Unexpected(_) => Self::internal(error),
         }
     }
@@ -283,14 +287,29 @@ impl From<ServiceError> for ApiError {
             ServiceError::Unbounded { .. } | ServiceError::Uncounted { .. } | ServiceError::Unpriced => {
                 Self::new(Code::InvalidValue, message)
             }
-            ServiceError::TooManyOrgs(_) | ServiceError::TooManyKeys(_) | ServiceError::OrgClosed | ServiceError::OrgIsOperators => {
-                Self::new(Code::Conflict, message)
-            }
+            ServiceError::TooManyOrgs(_)
+            | ServiceError::TooManyKeys(_)
+            | ServiceError::OrgClosed
+            | ServiceError::OrgIsOperators
+            | ServiceError::OperatorHasNoQuotas => Self::new(Code::Conflict, message),
             ServiceError::Retry(RetryError::ResultsGone) => Self::new(Code::ResultsExpired, message),
             ServiceError::Retry(_) => Self::new(Code::Conflict, message),
             ServiceError::Store(error) => error.into(),
             ServiceError::Gone(error) => error.into(),
             ServiceError::Internal(cause) => Self::internal(cause),
+        }
+    }
+}
+
+/// The limit is named in the sentence and, for programs, as the `param`.
+impl From<Exceeded> for ApiError {
+    fn from(exceeded: Exceeded) -> Self {
+        let code = if exceeded.limit.is_money() { Code::SpendingQuotaExceeded } else { Code::QuotaExceeded };
+        let seconds = exceeded.retry_after.as_millis().div_ceil(1_000).max(1);
+        let error = Self::new(code, exceeded.to_string()).param(exceeded.limit.as_str());
+        match HeaderValue::from_str(&seconds.to_string()) {
+            Ok(seconds) => error.header(RETRY_AFTER, seconds),
+            Err(_) => error,
         }
     }
 }

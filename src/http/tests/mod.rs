@@ -11,6 +11,7 @@ mod heads;
 mod lanes;
 mod leases;
 mod leftovers;
+mod quotas;
 mod quotes;
 mod results;
 mod sockets;
@@ -120,6 +121,7 @@ impl Bench {
             clock: Clock::new(move || Timestamp::from_second(read.load(Ordering::Relaxed)).unwrap()),
             limits: service::ServiceLimits { min_free_bytes: 0, ..service::ServiceLimits::default() },
             turns: QuoteTurns::default(),
+            requests: Default::default(),
             key_changes: watch::Sender::default(),
             draining: CancellationToken::new(),
             tasks: TaskTracker::new(),

@@ -87,6 +87,7 @@ impl Service {
             return Ok(CreatedFromQuote::found(batch));
         }
         self.check_room(0)?;
+        self.check_create(asked.org)?;
         let quote = match asked.quote {
             Some(id) => match self.quote_for(&asked, id).await {
                 Ok(quote) => quote,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::super::creation::tests::{made, of_phaseo};
+use super::super::holdings::tests::{held, recounted};
 use super::super::op::Tx;
 use super::super::tests::{NOW, add_file, asked, close, open, record, result, spec};
 use super::*;
@@ -179,7 +180,7 @@ async fn ended(store: &Store, shape: Shape) -> BatchSpec {
 fn stays(key: &[u8], shape: Shape) -> bool {
     match key[0] {
         // The charges; a used key, and its expiry; answers that lead nowhere.
-        b'W' => shape.quoted,
+        b'W' => true,
         b'I' => shape.keyed,
         b'X' => {
             key[9] == format::ExpiryKind::IdempotencyKey as u8 && shape.keyed || key[9] == format::ExpiryKind::Quote as u8 && shape.quoted
@@ -199,7 +200,10 @@ async fn check(shape: Shape, kill: Kill) {
     store.change_credits(shape.org, |_| Credits::Prepaid(Usd(100.into()))).await.unwrap();
     let other = ended(&store, Shape { rows: 40, org: ORG, quoted: false, made: true, keyed: false, refused: false }).await;
     let (before, before_contents) = (all(&store), contents(dir.path()));
+    let held_before = held(&store, ORG);
     let spec = ended(&store, shape).await;
+    assert_eq!(held(&store, ORG), recounted(&store, ORG), "counted with each write as at a start");
+    assert_eq!(held(&store, ORG) != held_before, shape.org == ORG, "{:?} {held_before:?}", held(&store, ORG));
     let id = spec.id;
     let account = store.account(shape.org).await.unwrap();
     assert_eq!(store.delete_batch(id).await.unwrap(), BatchDeletion::Deleted);
@@ -232,6 +236,7 @@ async fn check(shape: Shape, kill: Kill) {
             store
         }
     };
+    assert_eq!((held(&store, ORG), recounted(&store, ORG)), (held_before, held_before), "what is deleted no longer counts");
     let after = all(&store);
     let added: Vec<_> = after.iter().filter(|(key, _)| !before.contains_key(*key) && !stays(key, shape)).collect();
     assert!(added.is_empty(), "left of it: {added:?}");

@@ -1,4 +1,4 @@
-//! Accounts and reservations on disk, version 1, and receipts, version 2.
+//! Accounts and receipts on disk, version 2, and reservations, version 1.
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
@@ -9,6 +9,7 @@ use super::{Record, decode_old};
 use crate::domain::id::OrgId;
 use crate::domain::money::Usd;
 use crate::domain::org::ledger::{Account, Credits, Reservation, Settlement};
+use crate::domain::org::quotas::{Spending, Spent};
 use crate::domain::quote::receipt::{LaneReceipt, Receipt, Rows};
 use crate::store::record::error::RecordError;
 
@@ -22,9 +23,33 @@ fn unpack(amount: Amount) -> Usd {
     Usd(Decimal::deserialize(amount))
 }
 
-/// Version 1 of an account.
+/// Version 2 of an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccountRecord {
+    first: AccountRecord1,
+    /// What was spent in the latest day and month with a charge.
+    spent: [SpentRecord; 2],
+}
+
+/// The number of the period, the amount and the tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct SpentRecord(i32, Amount, u64);
+
+impl From<Spent> for SpentRecord {
+    fn from(spent: Spent) -> Self {
+        Self(spent.period, pack(spent.usd), spent.tokens)
+    }
+}
+
+impl From<SpentRecord> for Spent {
+    fn from(SpentRecord(period, usd, tokens): SpentRecord) -> Self {
+        Self { period, usd: unpack(usd), tokens }
+    }
+}
+
+/// Version 1, from when it was not kept what was spent lately.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct AccountRecord1 {
     /// The amount that was granted; `None` if the account needs no grant.
     granted: Option<Amount>,
     reserved: Amount,
@@ -32,8 +57,15 @@ pub struct AccountRecord {
 }
 
 impl Record for AccountRecord {
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
     const NAME: &'static str = "account";
+
+    fn decode_other(version: u8, body: &[u8]) -> Result<Self, RecordError> {
+        match version {
+            1 => Ok(Self { first: decode_old::<Self, _>(body)?, spent: [Spent::default().into(); 2] }),
+            other => Err(RecordError::unknown::<Self>(other)),
+        }
+    }
 }
 
 impl From<&Account> for AccountRecord {
@@ -42,14 +74,16 @@ impl From<&Account> for AccountRecord {
             Credits::Unlimited => None,
             Credits::Prepaid(granted) => Some(pack(granted)),
         };
-        Self { granted, reserved: pack(account.reserved), charged: pack(account.charged) }
+        let first = AccountRecord1 { granted, reserved: pack(account.reserved), charged: pack(account.charged) };
+        Self { first, spent: [account.spending.day, account.spending.month].map(SpentRecord::from) }
     }
 }
 
 impl From<AccountRecord> for Account {
-    fn from(record: AccountRecord) -> Self {
+    fn from(AccountRecord { first: record, spent: [day, month] }: AccountRecord) -> Self {
         let credits = record.granted.map_or(Credits::Unlimited, |granted| Credits::Prepaid(unpack(granted)));
-        Self { credits, reserved: unpack(record.reserved), charged: unpack(record.charged) }
+        let spending = Spending { day: day.into(), month: month.into() };
+        Self { credits, reserved: unpack(record.reserved), charged: unpack(record.charged), spending }
     }
 }
 
@@ -174,6 +208,8 @@ impl TryFrom<ReceiptRecord> for Receipt {
 
 #[cfg(test)]
 mod tests {
+    use bincode::Options as _;
+
     use super::super::{decode, encode, encode_body};
     use super::*;
     use crate::domain::id::RowIndex;
@@ -185,6 +221,19 @@ mod tests {
     impl Record for First {
         const VERSION: u8 = 1;
         const NAME: &'static str = "receipt";
+    }
+
+    #[test]
+    fn accounts_of_both_versions_are_read() {
+        let usd = |dollars: u32| Usd(dollars.into());
+        let spending =
+            Spending { day: Spent { period: 20_000, usd: usd(1), tokens: 7 }, month: Spent { period: 24_320, usd: usd(2), tokens: 9 } };
+        let account = Account { credits: Credits::Prepaid(usd(9)), reserved: usd(3), charged: usd(2), spending };
+        let record = AccountRecord::from(&account);
+        assert_eq!(Account::from(decode::<AccountRecord>(&encode(&record).unwrap()).unwrap()), account);
+        let first = [vec![1], super::super::options().serialize(&record.first).unwrap()].concat();
+        let old = Account { spending: Spending::default(), ..account };
+        assert_eq!(Account::from(decode::<AccountRecord>(&first).unwrap()), old);
     }
 
     #[test]
