@@ -11,6 +11,7 @@ use crate::domain::org::quotas::{Exceeded, Limit, Minute, Quotas, Whose};
 use crate::domain::org::{ApiKey, Organisation};
 use crate::domain::time::Timestamp;
 use crate::service::{Service, ServiceError};
+use crate::store::Idempotency;
 
 /// The most organisations and keys whose requests are counted before those are forgotten that sent
 /// none lately.
@@ -83,6 +84,19 @@ impl Service {
         let limits = [Limit::Batches, Limit::Rows, Limit::StoredBytes, Limit::DollarsADay, Limit::DollarsAMonth, Limit::TokensADay];
         let asks = limits.into_iter().chain([Limit::TokensAMonth]).map(|limit| (limit, 0)).collect::<Vec<_>>();
         Ok(self.store.check_quotas(org, &asks, self.clock.now())?)
+    }
+
+    /// [`Self::check_create`] for a create that may have happened before: that is then found, whatever
+    /// the quotas are by now.
+    ///
+    /// # Errors
+    /// As [`Self::check_create`], and when the store has failed.
+    pub async fn check_once(&self, org: OrgId, once: Option<&Idempotency>) -> Result<(), ServiceError> {
+        let used = match once {
+            Some(once) => self.store.used_key(&once.key).await?,
+            None => None,
+        };
+        if used.is_some() { Ok(()) } else { self.check_create(org) }
     }
 
     /// Refuses early what is more than the organisation may store.

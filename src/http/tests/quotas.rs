@@ -156,9 +156,11 @@ async fn every_way_to_make_a_batch_asks_the_quotas() {
     ] {
         tenant.set(json!({ limit: amount })).await;
         let (status, code) = if limit.starts_with("usd") { (402, "spending_quota_exceeded") } else { (429, "quota_exceeded") };
+        let before = tenant.used().await["organisation"]["stored_bytes"].clone();
         for (path, body) in &creates {
             refuses(&tenant.ask("POST", path, Some(body.clone())).await, status, code, limit);
         }
+        assert_eq!(tenant.used().await["organisation"]["stored_bytes"], before, "nothing is left of a refused create");
         tenant.set(json!({ limit: null })).await;
     }
     for (path, body) in &creates {

@@ -78,6 +78,7 @@ async fn made(api: &Arc<Api>, caller: &Caller, context: &Context, headers: &Head
     api.check_room(0)?;
     let key = idempotency_key(headers)?.map(str::to_owned);
     let PreparedCreate { mut asked, rows, endpoint, once } = prepare(api, caller, body, key).await?;
+    api.service.check_once(caller.org, once.as_ref()).await?;
     let subscription = subscription::resolve(api, caller.org, asked.subscription.take()).await?;
     let options = QuoteOptions { preferences: asked.preferences.clone(), as_asked: true, window: Some(asked.window.duration()) };
     let request = QuoteRequest { defaults: Defaults::default(), constraints: asked.constraints.clone(), options };
