@@ -48,6 +48,8 @@ const MAY_NAME_IN_HTTP: &[(&str, &[&str])] = &[
         "router",
         &["state", "access_class", "layers", "response", "route_table", "ops", "admin", "openai", "batchrouter", "phaseo", "v1", "tests"],
     ),
+    // Reads what strangers send as each dialect does, and answers nothing.
+    ("fuzz", &["dialect", "request", "server", "batchrouter", "phaseo"]),
 ];
 
 /// Files of `http` that may name handlers: each is a table of routes.
