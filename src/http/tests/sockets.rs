@@ -271,8 +271,9 @@ async fn a_body_that_is_announced_and_does_not_come_keeps_no_room_from_others() 
     let answer = answer.expect("others wait for what has not come");
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert_eq!(served.spooled(), 1, "only what has come is on disk");
+    assert_eq!(served.bench.api.descriptors.files_open(), 1, "its file has a place");
     drop(slow);
-    while served.spooled() > 0 {
+    while served.spooled() + served.bench.api.descriptors.files_open() > 0 {
         tokio::task::yield_now().await;
     }
 }
