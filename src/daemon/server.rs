@@ -73,6 +73,8 @@ impl Daemon {
             public_url: settings.public_url.clone(),
             accounts: accounts(settings),
             bodies: http::BodyRoom::default(),
+            files: http::FilePlaces::new(core.descriptors.clone()),
+            read_ahead: http::ReadAhead::default(),
             probe: Arc::new(move |receiver| {
                 let tester = tester.clone();
                 Box::pin(async move { tester.send(receiver).await })

@@ -41,7 +41,7 @@ pub async fn read_held(request: Request, api: &Api, owner: Owner, most: u64) -> 
     }
     let limit = ARRIVAL + Duration::from_secs(bytes / BYTES_PER_SECOND);
     let late = |_| ApiError::incomplete(format!("the body took longer than {} seconds; nothing was kept", limit.as_secs()));
-    let arrived = timeout(limit, arrive(request, api, most)).await.map_err(late)?;
+    let arrived = timeout(limit, arrive(request, api, owner, most)).await.map_err(late)?;
     let arrived = arrived.map_err(|fault| fault.or_too_many(|| too_large(most)))?;
     let held = api.bodies.acquire(owner, arrived.bytes()).await?;
     match arrived.bytes() {
@@ -50,8 +50,8 @@ pub async fn read_held(request: Request, api: &Api, owner: Owner, most: u64) -> 
     }
 }
 
-async fn arrive(request: Request, api: &Api, most: u64) -> Result<Arrived, NotTaken> {
-    let mut spooling = Spooling::new(api, most, IN_MEMORY);
+async fn arrive(request: Request, api: &Api, owner: Owner, most: u64) -> Result<Arrived, NotTaken> {
+    let mut spooling = Spooling::new(api, owner, most, IN_MEMORY);
     spooling.take(request).await?;
     spooling.arrived().await
 }

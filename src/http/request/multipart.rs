@@ -17,9 +17,11 @@ use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Request};
 use super::multipart_window::{Gate, Gated, WINDOW};
 use super::spooling::Spooling;
 use super::{announced_bytes, check_encoding, media_type};
-use crate::descriptors::FilePlace;
+use crate::domain::batch::priority::Owner;
 use crate::domain::error::Code;
 use crate::domain::file::ANY_TYPE;
+use crate::http::file_places::OpenFile;
+use crate::http::layers::caller::Caller;
 use crate::http::layers::request_body::Fate;
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
@@ -45,7 +47,7 @@ pub struct MultipartForm {
     announced: Option<u64>,
     fields: usize,
     /// The place for the file that the form may contain.
-    _place: FilePlace,
+    _place: OpenFile,
 }
 
 /// How large a file may be, and what an error calls it.
@@ -73,6 +75,7 @@ impl FromRequest<Arc<Api>> for MultipartForm {
         }
         check_encoding(request.headers())?;
         let fate = request.extensions().get::<Fate>().cloned().unwrap_or_default();
+        let owner = owner_of(&request);
         let announced = announced_bytes(request.headers());
         // Each field has its own limit here; axum's default would end every upload at 2 MB.
         DefaultBodyLimit::disable().apply(&mut request);
@@ -82,7 +85,7 @@ impl FromRequest<Arc<Api>> for MultipartForm {
             let message = "the `content-type` names no boundary; let the client library write the header";
             ApiError::new(Code::InvalidMultipart, message)
         })?;
-        let place = api.descriptors.file().await;
+        let place = api.files.take(owner).await;
         Ok(Self { inner, gate, fate, idle: api.limits.body_idle, announced, fields: 0, _place: place })
     }
 }
@@ -183,6 +186,10 @@ impl Part<'_> {
     }
 }
 
+fn owner_of(request: &Request) -> Owner {
+    request.extensions().get::<Caller>().map(Caller::owner).unwrap_or_default()
+}
+
 /// Makes a spooled file durable.
 ///
 /// # Errors
@@ -202,7 +209,7 @@ pub async fn spool_body(request: Request, api: &Api, cap: Cap) -> Result<Spool, 
         return Err(cap.exceeded());
     }
     api.check_room(announced)?;
-    let _place = api.descriptors.file().await;
+    let _place = api.files.take(owner_of(&request)).await;
     let spooled = async {
         let mut spooling = Spooling::opened(api, cap.bytes, WRITE).await?;
         spooling.take(request).await?;

@@ -9,7 +9,8 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 
 use super::cut_short;
-use crate::descriptors::FilePlace;
+use crate::domain::batch::priority::Owner;
+use crate::http::file_places::OpenFile;
 use crate::http::layers::request_body::Fate;
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
@@ -19,6 +20,7 @@ use crate::store::{Spool, blocking};
 /// Bytes that arrive. Dropping them removes what was written.
 pub struct Spooling<'a> {
     api: &'a Api,
+    owner: Owner,
     /// The most bytes.
     most: u64,
     /// The most bytes that are gathered before they are written.
@@ -31,7 +33,7 @@ pub struct Spooling<'a> {
 pub struct OnDisk {
     pub spool: Spool,
     /// `None` if whoever receives the bytes has a place for them already.
-    place: Option<FilePlace>,
+    place: Option<OpenFile>,
 }
 
 /// Bytes that have arrived.
@@ -71,18 +73,20 @@ impl NotTaken {
 }
 
 impl<'a> Spooling<'a> {
-    /// Takes at most `most` bytes, and gathers `in_memory` of them before it opens a file.
-    pub fn new(api: &'a Api, most: u64, in_memory: usize) -> Self {
-        Self { api, most, in_memory, gathered: BytesMut::new(), on_disk: None }
+    /// Takes at most `most` bytes of this owner's, and gathers `in_memory` of them before it opens a
+    /// file.
+    pub fn new(api: &'a Api, owner: Owner, most: u64, in_memory: usize) -> Self {
+        Self { api, owner, most, in_memory, gathered: BytesMut::new(), on_disk: None }
     }
 
-    /// The same with the file opened at once, for a caller that has a place for it.
+    /// Takes at most `most` bytes for a file that is opened at once, and for which the caller has a
+    /// place.
     ///
     /// # Errors
     /// When the file cannot be made.
     pub async fn opened(api: &'a Api, most: u64, in_memory: usize) -> Result<Self, StoreError> {
         let on_disk = OnDisk { spool: open(api).await?, place: None };
-        Ok(Self { on_disk: Some(on_disk), ..Self::new(api, most, in_memory) })
+        Ok(Self { on_disk: Some(on_disk), ..Self::new(api, Owner::default(), most, in_memory) })
     }
 
     /// Takes bytes.
@@ -147,7 +151,7 @@ impl<'a> Spooling<'a> {
         let OnDisk { mut spool, place } = match self.on_disk.take() {
             Some(on_disk) => on_disk,
             None => {
-                let place = Some(self.api.descriptors.file().await);
+                let place = Some(self.api.files.take(self.owner).await);
                 OnDisk { spool: open(self.api).await?, place }
             }
         };

@@ -20,11 +20,12 @@ use axum::Router;
 use axum::body::HttpBody;
 use axum::http::header::CONNECTION;
 use axum::http::{HeaderValue, Request, Response, StatusCode};
+use bytes::Bytes;
 use futures_util::TryFutureExt;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::MAX_HEAD;
 use super::gate::{Gate, Standing};
+use super::pace::{Given, Paced, Streams};
 use crate::http::layers::head_fault::HeadFault;
 use crate::http::layers::request_body::Unread;
 
@@ -54,7 +56,8 @@ const UPGRADED: u8 = 2;
 /// How long a connection may keep the server waiting.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// Until the client accepts some of the bytes that are written to it.
+    /// Until the client accepts some of the bytes that are written to it; with HTTP/2, of each
+    /// stream that has any.
     pub write: Duration,
     /// Until the client's next request. A random addition of up to a quarter keeps clients that
     /// arrived together from all returning together.
@@ -72,7 +75,7 @@ impl Default for Patience {
 ///
 /// A connection that becomes a WebSocket is handed on together with its slot.
 pub async fn run(
-    (builder, http2): (Builder<TokioExecutor>, bool),
+    (builder, http2): (Builder<Streams>, bool),
     (stream, slot): (TcpStream, OwnedSemaphorePermit),
     course: &Arc<Course>,
     router: Router,
@@ -248,7 +251,7 @@ impl Exchange {
         if course.others_wait.load(Ordering::Relaxed) && !upgrades && !course.is_http2() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        response.map(|body| Ending { body, _exchange: self })
+        response.map(|body| Ending { body: Paced::new(body), _exchange: self })
     }
 }
 
@@ -261,15 +264,15 @@ impl Drop for Exchange {
 
 /// The body of an answer; dropping it ends the exchange.
 struct Ending<B> {
-    body: B,
+    body: Paced<B>,
     _exchange: Exchange,
 }
 
-impl<B: HttpBody + Unpin> HttpBody for Ending<B> {
-    type Data = B::Data;
+impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Ending<B> {
+    type Data = Given;
     type Error = B::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Given>, B::Error>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 

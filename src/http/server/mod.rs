@@ -11,12 +11,13 @@ pub mod crowd;
 mod framing;
 mod gate;
 mod head;
+mod pace;
 
 use std::io;
 use std::time::Duration;
 
 use axum::Router;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::connection::{Course, Patience};
 use self::crowd::Crowd;
+use self::pace::Streams;
 use crate::descriptors::{Descriptors, is_refusal};
 
 /// How long a client may take for the head of a request; this also ends idle connections.
@@ -89,7 +91,7 @@ pub async fn serve_with(
         connections.spawn(async move {
             let course = member.course();
             if let Some(http2) = drain.run_until_cancelled(speaks_http2(&stream, course)).await.flatten() {
-                connection::run((builder(http2), http2), (stream, slot), course, router, drain, patience).await;
+                connection::run((builder(http2, patience), http2), (stream, slot), course, router, drain, patience).await;
             }
         });
     }
@@ -107,8 +109,8 @@ pub async fn serve_with(
     connections.shutdown().await;
 }
 
-fn builder(http2: bool) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
+fn builder(http2: bool, patience: Patience) -> Builder<Streams> {
+    let mut builder = Builder::new(Streams(patience.write));
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ).max_buf_size(MAX_HEAD);
     builder
         .http2()

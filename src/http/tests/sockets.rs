@@ -21,7 +21,7 @@ pub async fn served(connections: usize, change: impl FnOnce(&mut Api)) -> Served
     served_with(connections, Patience::default(), change).await
 }
 
-async fn served_with(connections: usize, patience: Patience, change: impl FnOnce(&mut Api)) -> Served {
+pub async fn served_with(connections: usize, patience: Patience, change: impl FnOnce(&mut Api)) -> Served {
     let bench = Bench::with(change).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, drain) = (listener.local_addr().unwrap(), CancellationToken::new());

@@ -2,6 +2,7 @@
 
 pub mod answers;
 pub mod chunks;
+pub mod line_form;
 pub mod lines;
 pub mod row_group;
 pub mod runs;

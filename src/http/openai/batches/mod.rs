@@ -124,10 +124,11 @@ pub async fn results(
     // The expected size is known only for a batch that has ended.
     let all = batch.state.is_terminal().then(|| batch.progress.bytes(part));
     let lines = result_lines(&api, id, part, all).await?;
+    let share = api.read_ahead.of(caller.owner());
     let kind = (CONTENT_TYPE, "application/x-ndjson".to_owned());
     if attempts {
-        return Ok(([kind], stream::body(lines.with_attempts())).into_response());
+        return Ok(([kind], stream::body(lines.with_attempts(), share)).into_response());
     }
     let headers = [kind, (CONTENT_LENGTH, lines.bytes().to_string())];
-    Ok((headers, stream::body(lines)).into_response())
+    Ok((headers, stream::body(lines, share)).into_response())
 }
