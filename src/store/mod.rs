@@ -133,6 +133,7 @@ struct Inner {
     space: Arc<Space>,
     removals: removals::Removals,
     lives: Lives,
+    pages: results::shared_pages::SharedPages,
     lost: lost::LostFound,
     holds: Arc<arc_swap::ArcSwap<Vec<crate::domain::provider::lane_hold::LaneHold>>>,
     queue: mpsc::Sender<Op>,

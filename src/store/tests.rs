@@ -303,6 +303,7 @@ fn any_range_of_any_view_is_that_part_of_the_whole() {
         let whole = &whole[&(part as u8)];
         let start = (whole.len() as f64 * start) as u64;
         let open = || runtime.block_on(store.lines(spec.id, part)).unwrap().unwrap();
+        prop_assert!(open().shares_pages_with(&open()), "readers share the pages");
         prop_assert_eq!(open().bytes(), whole.len() as u64);
         let (mut lines, mut parts) = (open(), open());
         for lines in [&mut lines, &mut parts] {

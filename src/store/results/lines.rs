@@ -55,6 +55,7 @@ impl Store {
                 Some(live) => live.pages(),
                 None => store.read_pages(batch)?,
             };
+            let pages = store.inner.pages.share(batch, pages);
             Ok(Some(Lines::new(store, batch, part, pages)))
         })
         .await?;
@@ -96,9 +97,15 @@ pub struct Lines {
 }
 
 impl Lines {
-    fn new(store: Store, batch: BatchId, part: ResultPart, pages: Vec<Page>) -> Self {
+    fn new(store: Store, batch: BatchId, part: ResultPart, pages: Arc<[Page]>) -> Self {
         let rows = 0..u32::try_from(pages.len()).unwrap_or(u32::MAX).saturating_mul(ROWS_PER_PAGE);
-        Self { store, batch, part, pages: pages.into(), rows, skip: 0, keep: None, form: LineForm::Plain, runs: None }
+        Self { store, batch, part, pages, rows, skip: 0, keep: None, form: LineForm::Plain, runs: None }
+    }
+
+    /// Whether both have their pages in the same memory.
+    #[cfg(test)]
+    pub fn shares_pages_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.pages, &other.pages)
     }
 
     /// The exact size of the whole part, in bytes.

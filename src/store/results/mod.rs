@@ -6,6 +6,7 @@ pub mod line_form;
 pub mod lines;
 pub mod row_group;
 pub mod runs;
+pub mod shared_pages;
 #[cfg(test)]
 mod tests;
 
