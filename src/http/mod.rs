@@ -15,7 +15,6 @@ mod access_class;
 mod admin;
 mod batchrouter;
 mod dialect;
-mod file_places;
 mod layers;
 mod openai;
 mod ops;
@@ -25,20 +24,21 @@ mod response;
 mod route_table;
 mod router;
 mod server;
-mod shared_room;
+mod shares;
 mod state;
 mod v1;
 
 #[cfg(test)]
 mod tests;
 
-pub use file_places::FilePlaces;
 pub use layers::access_policy::{Access, Origins};
 pub use phaseo::{batch_message, told_of_batches};
 pub use request::body_room::BodyRoom;
 pub use response::error::ApiError;
 pub use response::read_ahead::ReadAhead;
 pub use response::views::kept::Views;
-pub use router::router;
+pub use router::{probes, router};
+pub use server::crowd::Crowd;
 pub use server::serve;
+pub use shares::files::FilePlaces;
 pub use state::{Accounts, Api, Probe, UploadLimits};

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::file_places::FilePlaces;
 use super::layers::access_policy::Access;
 use super::request::body_room::BodyRoom;
 use super::response::error::ApiError;
 use super::response::read_ahead::ReadAhead;
 use super::response::views::kept::Views;
+use super::shares::files::FilePlaces;
 use crate::descriptors::Descriptors;
 use crate::domain::file::Purpose;
 use crate::domain::org::ledger::Credits;

@@ -10,6 +10,7 @@ use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::Response;
 
+use super::admission::Admission;
 use super::caller::{Caller, FoundKey};
 use crate::domain::error::Code;
 use crate::http::access_class::AccessClass;
@@ -44,6 +45,7 @@ pub async fn guard(
         return match link {
             // A client that has the link may have the file.
             Ok(signed) if matches!(*request.method(), Method::GET | Method::HEAD) => {
+                admitted(&request);
                 request.extensions_mut().insert(Caller::operator([0; 32]));
                 request.extensions_mut().insert(signed);
                 next.run(request).await
@@ -57,12 +59,20 @@ pub async fn guard(
             ApiError::new(Code::Forbidden, "only the operator's own keys open this").into_response_at(request.uri().path())
         }
         Ok(caller) => {
+            admitted(&request);
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
         Err(error) if speaks_batchrouter(request.headers()) => error.into_batchrouter(),
         Err(error) if speaks_phaseo(&request) => Refusal::from(error).respond(&Context::of(&request)),
         Err(error) => error.into_response_at(request.uri().path()),
+    }
+}
+
+/// Tells the server that the connection of this request is of use to somebody who may call.
+fn admitted(request: &Request) {
+    if let Some(admission) = request.extensions().get::<Admission>() {
+        admission.grant();
     }
 }
 

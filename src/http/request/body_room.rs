@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use crate::domain::batch::priority::Owner;
 use crate::http::response::error::ApiError;
-use crate::http::shared_room::{Held, SharedRoom};
+use crate::http::shares::room::{Held, SharedRoom};
 
 /// KiB of bodies that wait for their turn or are worked on.
 const HELD: u32 = 128 << 10;

@@ -20,10 +20,10 @@ use super::{announced_bytes, check_encoding, media_type};
 use crate::domain::batch::priority::Owner;
 use crate::domain::error::Code;
 use crate::domain::file::ANY_TYPE;
-use crate::http::file_places::OpenFile;
 use crate::http::layers::caller::Caller;
 use crate::http::layers::request_body::Fate;
 use crate::http::response::error::ApiError;
+use crate::http::shares::files::OpenFile;
 use crate::http::state::Api;
 use crate::store::{Sealed, Spool, blocking};
 

@@ -10,9 +10,9 @@ use http_body_util::BodyExt;
 
 use super::cut_short;
 use crate::domain::batch::priority::Owner;
-use crate::http::file_places::OpenFile;
 use crate::http::layers::request_body::Fate;
 use crate::http::response::error::ApiError;
+use crate::http::shares::files::OpenFile;
 use crate::http::state::Api;
 use crate::store::error::StoreError;
 use crate::store::{Spool, blocking};

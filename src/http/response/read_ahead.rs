@@ -15,7 +15,7 @@ use futures_util::{FutureExt, Stream};
 
 use super::stream::{Parts, Piece};
 use crate::domain::batch::priority::Owner;
-use crate::http::shared_room::{Held, SharedRoom};
+use crate::http::shares::room::{Held, SharedRoom};
 use crate::store::blocking;
 use crate::store::error::StoreError;
 

@@ -15,8 +15,8 @@ use futures_util::TryStreamExt;
 
 use super::read_ahead::{OwnersShare, counted, pieces};
 use crate::domain::id::FileId;
-use crate::http::file_places::OpenFile;
-use crate::http::shared_room::Held;
+use crate::http::shares::files::OpenFile;
+use crate::http::shares::room::Held;
 use crate::store::error::StoreError;
 use crate::store::{Chunk, DataFile, Lines, Verified};
 

@@ -15,6 +15,7 @@ use std::time::Duration;
 use axum::body::HttpBody;
 use bytes::{Buf, Bytes};
 use http_body::{Frame, SizeHint};
+use hyper_util::rt::TokioExecutor;
 use tokio::time::{Instant, sleep_until};
 
 tokio::task_local! {
@@ -34,7 +35,7 @@ where
 {
     fn execute(&self, stream: F) {
         let (pace, limit) = (Arc::new(Pace::new()), self.0);
-        tokio::spawn(PACE.scope(pace.clone(), async move {
+        TokioExecutor::new().execute(PACE.scope(pace.clone(), async move {
             tokio::select! {
                 biased;
                 _ = stream => {}
@@ -77,7 +78,7 @@ impl Pace {
                 (state.untaken > 0 || state.has_more).then_some(state.since)
             };
             let now = Instant::now();
-            let due = state.map_or(now, |since| since) + limit;
+            let due = state.unwrap_or(now) + limit;
             if due <= now {
                 return;
             }

@@ -82,7 +82,7 @@ async fn what_is_read_ahead_for_64_connections_full_of_streams_is_one_share_and_
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let mut other = client(&served, 1 << 20).await;
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     let answer = ask(&mut other, &served, "other", &path).await;
     assert_eq!(answer.into_body().collect().await.unwrap().to_bytes().len(), 3 << 20);
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
@@ -98,7 +98,7 @@ async fn a_stream_that_takes_nothing_is_reset_and_its_connection_stays() {
     let path = format!("/v1/files/{file}/content");
     let mut slow = ask(&mut client, &served, "", &path).await.into_body();
     let stalled = [ask(&mut client, &served, "", &path).await, ask(&mut client, &served, "", "/v1/models").await];
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     while begun.elapsed() < Duration::from_millis(1_500) {
         slow.frame().await.unwrap().expect("it reads");
         tokio::time::sleep(Duration::from_millis(100)).await;

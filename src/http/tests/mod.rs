@@ -4,6 +4,7 @@ mod access;
 mod batches;
 mod catalog;
 mod control;
+mod crowd;
 mod downloads;
 mod errors;
 mod feed;

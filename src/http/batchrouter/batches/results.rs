@@ -27,6 +27,7 @@ use crate::http::layers::caller::Caller;
 use crate::http::request::{Params, PathId};
 use crate::http::response::error::ApiError;
 use crate::http::response::file_content::result_lines;
+use crate::http::response::read_ahead::counted;
 use crate::http::response::signed_links::{Base, Signed};
 use crate::http::response::stream;
 use crate::http::response::time::moment;
@@ -71,12 +72,13 @@ pub async fn page(
         return Ok(lines(&api, caller.owner(), &batch, ResultPart::All).await?);
     }
     let mut lines = result_lines(&api, id, ResultPart::All, expected(&batch, ResultPart::All)).await?;
+    lines.start_at(from);
     let fee = fee(&batch.spec);
-    let body = blocking(move || {
-        lines.start_at(from);
-        read_page(&mut lines, limit, fee)
-    });
-    Ok(([(CONTENT_TYPE, "application/json")], body.await.map_err(ApiError::from)?).into_response())
+    // A result has more fields here than in its line.
+    let expected = lines.expected_bytes().unwrap_or(0).saturating_mul(2).min(PAGE_BYTES as u64);
+    let room = api.read_ahead.of(caller.owner()).acquire(expected).await.map_err(ApiError::from)?;
+    let body = blocking(move || read_page(&mut lines, limit, fee)).await.map_err(ApiError::from)?;
+    Ok(([(CONTENT_TYPE, "application/json")], counted(body.into(), room)).into_response())
 }
 
 /// A page in the form that is sent.

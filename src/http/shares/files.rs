@@ -4,7 +4,7 @@
 use crate::descriptors::{Descriptors, FilePlace};
 use crate::domain::batch::priority::Owner;
 
-use super::shared_room::{Held, SharedRoom};
+use super::room::{Held, SharedRoom};
 
 /// The places.
 #[derive(Debug)]
