@@ -32,9 +32,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 const MAY_NAME_IN_HTTP: &[(&str, &[&str])] = &[
     ("dialect", &[]),
     ("access_class", &[]),
-    ("state", &["layers", "request", "response"]),
-    ("response", &["state", "dialect", "request"]),
-    ("request", &["state", "response", "layers"]),
+    ("shares", &[]),
+    ("state", &["layers", "request", "response", "shares"]),
+    ("response", &["state", "dialect", "request", "shares"]),
+    ("request", &["state", "response", "layers", "shares"]),
     ("layers", &["state", "access_class", "dialect", "request", "response", "route_table", "phaseo"]),
     ("server", &["layers", "response"]),
     ("route_table", &["state", "access_class", "response"]),

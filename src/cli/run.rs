@@ -57,11 +57,13 @@ pub(super) struct RunArgs {
 
 /// Settings that only a server uses. `run` silently accepts them from a shared configuration file,
 /// but neither shows nor accepts their flags.
-pub(super) const SERVER_ONLY: [&str; 8] = [
+pub(super) const SERVER_ONLY: [&str; 10] = [
     "listen",
     "api_keys_file",
     "cors_origins",
     "max_connections",
+    "max_connections_per_peer",
+    "health_listen",
     "max_file_bytes",
     "max_upload_bytes",
     "file_retention",

@@ -55,11 +55,17 @@ impl Daemon {
     /// When the address, the data directory or the catalog cannot be used.
     pub async fn start(settings: &Settings, env: Environment) -> Result<Self, ServeError> {
         let notifier = Arc::new(Notifier::from_env(&*env));
-        let address = settings.listen;
         // Bound before the store is opened: a port in use is found faster, and is the commoner
         // fault.
-        let listener = TcpListener::bind(address).await.map_err(|reason| ServeError::Listen { address, reason })?;
-        let address = listener.local_addr().map_err(|reason| ServeError::Listen { address, reason })?;
+        let (listener, address) = listen(settings.listen).await?;
+        let probes = match settings.health_listen {
+            Some(address) => {
+                let (listener, address) = listen(address).await?;
+                tracing::info!(%address, "health is told there, too");
+                Some(listener)
+            }
+            None => None,
+        };
         let tasks = Tasks::new(Shutdown::new());
         let core = Core::start(settings, env.clone(), &tasks, settings.max_connections).await?;
         let listing =
@@ -68,7 +74,7 @@ impl Daemon {
         let access = Access::keys(&settings.api_keys).with_origins(Origins::of(settings.cors_origins.clone()));
         let keys = KeysReloader::new(settings.clone(), env, access.operator_keys().clone(), core.service.clone());
         let tester = start_courier(settings, &core, address, &tasks)?;
-        let router = http::router(Arc::new(Api {
+        let api = Arc::new(Api {
             service: core.service.clone(),
             limits: limits(settings),
             descriptors: core.descriptors.clone(),
@@ -77,15 +83,21 @@ impl Daemon {
             public_url: settings.public_url.clone(),
             accounts: accounts(settings),
             bodies: http::BodyRoom::default(),
+            files: http::FilePlaces::new(core.descriptors.clone()),
+            read_ahead: http::ReadAhead::default(),
             probe: Arc::new(move |receiver| {
                 let tester = tester.clone();
                 Box::pin(async move { tester.send(receiver).await })
             }),
             feeds: Feeds::new(http::batch_message),
-        }));
-        let drain = tasks.shutdown().drain().clone();
-        let serve = http::serve(listener, router, drain, settings.drain_timeout, core.descriptors.clone());
-        tasks.spawn("http", Fate::Essential, serve);
+        });
+        let (drain, timeout) = (tasks.shutdown().drain().clone(), settings.drain_timeout);
+        if let Some(listener) = probes {
+            let (router, crowd) = (http::probes(api.clone()), http::Crowd::of_probes(&core.descriptors));
+            tasks.spawn("probes", Fate::Essential, http::serve(listener, router, drain.clone(), timeout, crowd));
+        }
+        let crowd = http::Crowd::of_clients(&core.descriptors, settings.max_connections_per_peer);
+        tasks.spawn("http", Fate::Essential, http::serve(listener, http::router(api), drain, timeout, crowd));
         let hangups = Arc::new(Notify::new());
         let reloads = reloads(core.service.catalog.clone(), keys.clone(), hangups.clone(), notifier.clone(), serving_on(address));
         let drain = tasks.shutdown().drain().clone();
@@ -130,6 +142,14 @@ impl Daemon {
         self.core.close().await;
         if shutdown.failed() || broken.is_cancelled() { Err(ServeError::Failed) } else { Ok(()) }
     }
+}
+
+/// Takes a port, and says which.
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let refused = |reason| ServeError::Listen { address, reason };
+    let listener = TcpListener::bind(address).await.map_err(refused)?;
+    let address = listener.local_addr().map_err(refused)?;
+    Ok((listener, address))
 }
 
 /// The status of a daemon that serves, for the service manager.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_RANGE, ETAG, RETRY_AFTER};
 use axum::http::{HeaderValue, Method};
 use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::get;
 use axum::{Extension, Router};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
@@ -85,6 +86,20 @@ pub fn router(api: Arc<Api>) -> Router {
         // that it does not read.
         .layer(from_fn_with_state(api.clone(), request_body::watch))
         .layer(Extension(index))
+        .with_state(api)
+}
+
+/// The routes of the listener of probes, which shows nothing that is anybody's.
+pub fn probes(api: Arc<Api>) -> Router {
+    Router::new()
+        .route("/healthz", get(ops::healthz))
+        .route("/readyz", get(ops::readyz_plain))
+        .fallback(ops::not_a_probe)
+        .method_not_allowed_fallback(ops::not_a_probes_method)
+        .layer(CatchPanicLayer::custom(trace::panicked))
+        .layer(from_fn(head_fault::refuse))
+        .layer(from_fn(trace::request))
+        .layer(from_fn_with_state(api.clone(), request_body::watch))
         .with_state(api)
 }
 

@@ -11,7 +11,9 @@ use futures_util::future::BoxFuture;
 use super::layers::access_policy::Access;
 use super::request::body_room::BodyRoom;
 use super::response::error::ApiError;
+use super::response::read_ahead::ReadAhead;
 use super::response::views::kept::Views;
+use super::shares::files::FilePlaces;
 use crate::descriptors::Descriptors;
 use crate::domain::file::Purpose;
 use crate::domain::org::ledger::Credits;
@@ -35,6 +37,10 @@ pub struct Api {
     pub accounts: Accounts,
     /// Bounds the bodies that are held as a whole.
     pub bodies: BodyRoom,
+    /// Places among the open files, for uploads and downloads.
+    pub files: FilePlaces,
+    /// Bounds what downloads have read and their clients have not taken.
+    pub read_ahead: ReadAhead,
     /// Sends test messages to receivers.
     pub probe: Probe,
     /// The batches that at least one client follows.

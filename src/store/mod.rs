@@ -102,7 +102,8 @@ pub use readable::Unlookable;
 pub use record::decode_anything as fuzz_decode;
 pub use record::page::Page;
 pub use results::PackedRow;
-pub use results::lines::{ByteRange, LineOf, LineRender, Lines};
+pub use results::line_form::{LineOf, LineRender};
+pub use results::lines::{ByteRange, Chunk, Lines};
 pub use salvage::{SalvageError, SalvageNote, Salvaged, Thing, salvage};
 pub use seal::{Seal, Unsealable};
 pub use spool::{Sealed, Spool};
@@ -137,6 +138,7 @@ struct Inner {
     space: Arc<Space>,
     removals: removals::Removals,
     lives: Lives,
+    pages: results::shared_pages::SharedPages,
     lost: lost::LostFound,
     holds: Arc<arc_swap::ArcSwap<Vec<crate::domain::provider::lane_hold::LaneHold>>>,
     queue: mpsc::Sender<Op>,

@@ -184,6 +184,7 @@ fn start(dir: DataDir, options: &Options, opened: Opened) -> Result<Store, Store
         tree,
         space,
         removals: Default::default(),
+        pages: super::results::shared_pages::SharedPages::default(),
         lives,
         lost: Default::default(),
         holds: Arc::default(),

@@ -299,10 +299,11 @@ fn any_range_of_any_view_is_that_part_of_the_whole() {
     // An empty range is a range, too.
     let starts = prop_oneof![1 => Just(0.0), 4 => 0.0..1.1_f64];
     let lengths = prop_oneof![1 => Just(0_u64), 4 => 0_u64..5_000, 4 => 0_u64..2_000_000];
-    proptest!(ProptestConfig::with_cases(60), |(part in parts, start in starts, length in lengths)| {
+    proptest!(ProptestConfig::with_cases(60), |(part in parts, start in starts, length in lengths, most in 1_usize..20_000)| {
         let whole = &whole[&(part as u8)];
         let start = (whole.len() as f64 * start) as u64;
         let open = || runtime.block_on(store.lines(spec.id, part)).unwrap().unwrap();
+        prop_assert!(open().shares_pages_with(&open()), "readers share the pages");
         prop_assert_eq!(open().bytes(), whole.len() as u64);
         let (mut lines, mut parts) = (open(), open());
         for lines in [&mut lines, &mut parts] {
@@ -313,6 +314,25 @@ fn any_range_of_any_view_is_that_part_of_the_whole() {
         prop_assert!(read(&mut lines) == expected);
         let cut = std::iter::from_fn(|| parts.cut()).flat_map(|mut part| read(&mut part));
         prop_assert!(cut.collect::<Vec<_>>() == expected, "cut into parts");
+        let (mut lines, mut allowed, mut small) = (open(), most, Vec::new());
+        lines.limit_to(start..start + length).unwrap();
+        loop {
+            match lines.again().chunk(allowed).unwrap() {
+                Chunk::Needs(bytes) => {
+                    prop_assert!(bytes > allowed);
+                    allowed = bytes;
+                }
+                Chunk::End => break,
+                Chunk::Bytes(_) => {
+                    prop_assert!(lines.expected_bytes().is_some());
+                    let Chunk::Bytes(bytes) = lines.chunk(allowed).unwrap() else { panic!("a copy reads the same") };
+                    prop_assert!(bytes.len() <= allowed, "{} of {allowed}", bytes.len());
+                    small.extend_from_slice(&bytes);
+                    allowed = most;
+                }
+            }
+        }
+        prop_assert!(small == expected, "in chunks of {most}");
     });
     runtime.block_on(close(store));
 }

@@ -1,6 +1,7 @@
 //! The command line: `run`, `serve` and its signals, `config show`, the texts that people read.
 
 mod catalog;
+mod crowd;
 mod data_dir;
 mod held;
 mod keys;

@@ -84,6 +84,9 @@ pub(super) fn check(settings: &Settings, faults: &mut Vec<SettingFault>) {
     if let Err(reason) = check_length(settings.listen, &settings.api_keys) {
         refuse("api_keys", &reason);
     }
+    if settings.health_listen.is_some_and(|address| address == settings.listen && address.port() != 0) {
+        refuse("health_listen", "must differ from `listen`, where these routes are answered anyway; leave it out, or name another port");
+    }
     if settings.upstream.iter().any(|upstream| upstream.trim().is_empty()) {
         refuse("upstream", "must not hold an empty text");
     }

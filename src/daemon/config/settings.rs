@@ -222,6 +222,15 @@ settings! {
     /// Client connections at the same time; further ones wait to be accepted.
     max_connections: value u32 = 1_024, range 1, 1_000_000;
 
+    /// Client connections at the same time from one address (for IPv6, from one network of 64 bits).
+    /// Further ones are closed at once, unless one of that address makes room. Less than
+    /// `max_connections` is too little for a proxy that all clients come through.
+    max_connections_per_peer: maybe u32 = None, range 1, 1_000_000, words "three quarters of the places for clients, and all for loopback addresses";
+
+    /// A second address, on which `/healthz` and `/readyz` are answered and nothing else: probes get an
+    /// answer there however many clients are connected. It needs no API key and shows nothing secret.
+    health_listen: maybe SocketAddr = None, words "none";
+
     /// How long a stop waits for running rows before it gives them up. They run again after the
     /// next start.
     drain_timeout: value DurationText = DurationText::from_secs(30), range DurationText::from_secs(0), DurationText::from_secs(3_600);

@@ -163,6 +163,13 @@ fn keys_are_read_again_from_the_same_places() {
 }
 
 #[test]
+fn the_listener_of_probes_is_another_one_and_may_be_reached_without_keys() {
+    load(&["--health-listen", "0.0.0.0:7401"], &[]).unwrap();
+    load(&["--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0"], &[]).unwrap();
+    assert!(faults(&["--health-listen", "127.0.0.1:7400"], &[]).contains("must differ from `listen`"));
+}
+
+#[test]
 fn keys_come_from_the_environment_and_from_files() {
     let (folder, path) = file("# ours\nsk-one\n\n  sk-two  \n");
     let path: &'static str = path.leak();

@@ -11,6 +11,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 
 use super::access_policy::Asked;
+use super::admission::Admission;
 use super::audit::{Answered, Audited};
 use super::caller::Caller;
 use super::lease::Lease;
@@ -54,6 +55,7 @@ pub async fn guard(
         return match link {
             // A client that has the link may have the file.
             Ok(signed) if matches!(*request.method(), Method::GET | Method::HEAD) => {
+                admitted(&request);
                 request.extensions_mut().insert(Caller::link());
                 request.extensions_mut().insert(signed);
                 next.run(request).await
@@ -63,12 +65,13 @@ pub async fn guard(
         };
     }
     let asked = Asked { method: request.method(), uri: request.uri(), headers: request.headers(), now: api.service.clock.now() };
-    let admitted = api.access.admit(class, asked, |digest| found(&api, digest));
-    match admitted.and_then(|caller| within_quota(&api, caller)) {
+    let caller = api.access.admit(class, asked, |digest| found(&api, digest));
+    match caller.and_then(|caller| within_quota(&api, caller)) {
         Ok(caller) if class == AccessClass::Operator && !caller.is_operator() => {
             ApiError::new(Code::Forbidden, "only the operator's own keys open this").into_response_at(request.uri().path())
         }
         Ok(caller) => {
+            admitted(&request);
             let lease = Lease::new(api.clone(), caller.clone());
             request.extensions_mut().insert(caller.clone());
             request.extensions_mut().insert(lease.clone());
@@ -89,6 +92,13 @@ fn within_quota(api: &Api, caller: Caller) -> Result<Caller, ApiError> {
         api.service.count_request(caller.org, key.id, &key.quotas)?;
     }
     Ok(caller)
+}
+
+/// Tells the server that the connection of this request is of use to somebody who may call.
+fn admitted(request: &Request) {
+    if let Some(admission) = request.extensions().get::<Admission>() {
+        admission.grant();
+    }
 }
 
 /// Finds the made key whose secret has this SHA-256.

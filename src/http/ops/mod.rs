@@ -34,6 +34,21 @@ pub async fn healthz(State(api): State<Arc<Api>>) -> Result<Json<Value>, ApiErro
     Ok(Json(json!({ "status": "ok" })))
 }
 
+/// `GET /readyz` where nobody can show who they are: never more than whether the daemon takes work.
+pub async fn readyz_plain(State(api): State<Arc<Api>>) -> Result<Json<Value>, ApiError> {
+    ready(&api).map(Json)
+}
+
+/// What is not on the listener of probes.
+pub async fn not_a_probe() -> ApiError {
+    ApiError::new(Code::UnknownRoute, "only `GET /healthz` and `GET /readyz` are answered here")
+}
+
+/// The same of a method.
+pub async fn not_a_probes_method() -> ApiError {
+    ApiError::new(Code::MethodNotAllowed, "a probe is asked with `GET` or `HEAD`")
+}
+
 /// `GET /readyz`: whether the daemon takes new work; with `verbose` also the state of the catalog.
 /// The latter names files and providers, so it is for the operator only.
 pub async fn readyz(State(api): State<Arc<Api>>, uri: Uri, headers: HeaderMap, params: Params) -> Result<Json<Value>, ApiError> {
@@ -45,7 +60,20 @@ pub async fn readyz(State(api): State<Arc<Api>>, uri: Uri, headers: HeaderMap, p
             return Err(ApiError::new(Code::Forbidden, "only the operator's own keys open this"));
         }
     }
-    check_store(&api)?;
+    let mut said = ready(&api)?;
+    if verbose {
+        said["free_bytes"] = json!(api.service.store.free_bytes()?);
+        said["descriptors"] = descriptors(&api);
+        // Old prices are better than none: a failed reload of the catalog is no reason to refuse
+        // work.
+        said["catalog"] = catalog::standing(&api.service.catalog.standing());
+    }
+    Ok(Json(said))
+}
+
+/// Says that the daemon takes work, and what it lacks.
+fn ready(api: &Api) -> Result<Value, ApiError> {
+    check_store(api)?;
     api.check_open()?;
     let free = api.service.store.free_bytes()?;
     if free < api.service.limits.min_free_bytes {
@@ -57,17 +85,10 @@ pub async fn readyz(State(api): State<Arc<Api>>, uri: Uri, headers: HeaderMap, p
     }
     let mut said = json!({ "status": "ready" });
     // The daemon takes work all the same: a client that finds no place waits.
-    if let Some(shortage) = shortage(&api) {
+    if let Some(shortage) = shortage(api) {
         said["shortage"] = json!(shortage);
     }
-    if verbose {
-        said["free_bytes"] = json!(free);
-        said["descriptors"] = descriptors(&api);
-        // Old prices are better than none: a failed reload of the catalog is no reason to refuse
-        // work.
-        said["catalog"] = catalog::standing(&api.service.catalog.standing());
-    }
-    Ok(Json(said))
+    Ok(said)
 }
 
 /// What the daemon lacks file descriptors for at this moment.

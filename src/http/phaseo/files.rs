@@ -155,7 +155,7 @@ pub async fn content(
 ) -> Response {
     let read = async {
         let file = find(&api, &caller, &path).await?;
-        Ok(file_content(&api, &file, &headers).await?)
+        Ok(file_content(&api, caller.owner(), &file, &headers).await?)
     };
     respond(read.await, &context)
 }

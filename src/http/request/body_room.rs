@@ -1,15 +1,13 @@
 //! The room for bodies that are held in memory as a whole: a bound on their total size, of which no
 //! owner gets more than half.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::domain::batch::priority::Owner;
 use crate::http::response::error::ApiError;
+use crate::http::shares::room::{Held, SharedRoom};
 
 /// KiB of bodies that wait for their turn or are worked on.
 const HELD: u32 = 128 << 10;
@@ -20,22 +18,14 @@ const WAIT: Duration = Duration::from_secs(60);
 
 /// The room for bodies that are held as a whole.
 #[derive(Debug)]
-pub struct BodyRoom {
-    all: Arc<Semaphore>,
-    /// The shares of owners that have bodies here.
-    shares: Mutex<HashMap<Owner, Weak<Semaphore>>>,
-}
+pub struct BodyRoom(SharedRoom);
 
 /// The room of one body, until it is dropped.
-#[derive(Debug)]
-pub struct HeldRoom {
-    _of_all: OwnedSemaphorePermit,
-    _of_share: OwnedSemaphorePermit,
-}
+pub type HeldRoom = Held;
 
 impl Default for BodyRoom {
     fn default() -> Self {
-        Self { all: Arc::new(Semaphore::new(HELD as usize)), shares: Mutex::default() }
+        Self(SharedRoom::new(HELD, HELD_OF_ONE))
     }
 }
 
@@ -46,27 +36,9 @@ impl BodyRoom {
     /// # Errors
     /// When no room becomes free for a while.
     pub async fn acquire(&self, owner: Owner, bytes: u64) -> Result<HeldRoom, ApiError> {
-        let kib = u32::try_from(bytes >> 10).unwrap_or(HELD).saturating_add(1).min(HELD_OF_ONE);
-        let share = self.share(owner);
-        let held = async {
-            // Who waits for the own share keeps nothing from others.
-            let of_share = share.acquire_many_owned(kib).await?;
-            Ok(HeldRoom { _of_all: self.all.clone().acquire_many_owned(kib).await?, _of_share: of_share })
-        };
-        let held = timeout(WAIT, held).await;
+        let held = timeout(WAIT, self.0.acquire(owner, bytes)).await;
         let held = held.map_err(|_| ApiError::unavailable("the daemon has no room for another body at the moment; try again later"))?;
-        held.map_err(|closed: tokio::sync::AcquireError| ApiError::internal(closed))
-    }
-
-    fn share(&self, owner: Owner) -> Arc<Semaphore> {
-        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(share) = shares.get(&owner).and_then(Weak::upgrade) {
-            return share;
-        }
-        shares.retain(|_, share| share.strong_count() > 0);
-        let share = Arc::new(Semaphore::new(HELD_OF_ONE as usize));
-        shares.insert(owner, Arc::downgrade(&share));
-        share
+        held.map_err(ApiError::internal)
     }
 }
 
@@ -86,6 +58,6 @@ mod tests {
         assert!(room.acquire(one, 40 * MIB).await.is_err(), "the wait has an end");
         drop((first, second));
         drop(timeout(Duration::ZERO, room.acquire(one, 60 * MIB)).await.expect("at once").unwrap());
-        assert_eq!(room.all.available_permits(), HELD as usize);
+        assert_eq!(room.0.free(), HELD as usize);
     }
 }

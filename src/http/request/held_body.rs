@@ -8,19 +8,16 @@
 use std::time::Duration;
 
 use axum::extract::Request;
-use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt;
+use bytes::Bytes;
 use tokio::time::timeout;
 
 use super::body_room::HeldRoom;
-use super::multipart::write;
-use super::{announced_bytes, check_json, cut_short, too_large};
+use super::spooling::{Arrived, NotTaken, Spooling};
+use super::{announced_bytes, check_json, too_large};
 use crate::domain::batch::priority::Owner;
 use crate::domain::error::Code;
-use crate::http::layers::request_body::Fate;
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
-use crate::store::{Spool, blocking};
 
 /// The most members and elements of a create; each takes several times its bytes in memory.
 pub const MAX_MEMBERS: usize = 2_000_000;
@@ -29,12 +26,6 @@ const ARRIVAL: Duration = Duration::from_secs(30);
 const BYTES_PER_SECOND: u64 = 256 << 10;
 /// Bytes of an incomplete body in memory: a body that is no larger needs no disk.
 const IN_MEMORY: usize = 64 << 10;
-
-/// A body that has arrived.
-enum Arrived {
-    Here(BytesMut),
-    OnDisk(Box<Spool>),
-}
 
 /// Reads a JSON body, and takes room for it once it is complete. The body keeps its room as long as
 /// the caller keeps that: bodies are held as a whole until their turn comes.
@@ -50,44 +41,17 @@ pub async fn read_held(request: Request, api: &Api, owner: Owner, most: u64) -> 
     }
     let limit = ARRIVAL + Duration::from_secs(bytes / BYTES_PER_SECOND);
     let late = |_| ApiError::incomplete(format!("the body took longer than {} seconds; nothing was kept", limit.as_secs()));
-    let arrived = timeout(limit, arrive(request, api, most)).await.map_err(late)??;
-    let bytes = match &arrived {
-        Arrived::Here(bytes) => bytes.len() as u64,
-        Arrived::OnDisk(spool) => spool.bytes(),
-    };
-    let held = api.bodies.acquire(owner, bytes).await?;
-    match arrived {
-        Arrived::Here(bytes) if bytes.is_empty() => Err(ApiError::new(Code::InvalidJson, "the body is empty; it must be a JSON object")),
-        Arrived::Here(bytes) => Ok((held, bytes.freeze())),
-        Arrived::OnDisk(spool) => Ok((held, blocking(move || spool.into_bytes()).await?)),
+    let arrived = timeout(limit, arrive(request, api, owner, most)).await.map_err(late)?;
+    let arrived = arrived.map_err(|fault| fault.or_too_many(|| too_large(most)))?;
+    let held = api.bodies.acquire(owner, arrived.bytes()).await?;
+    match arrived.bytes() {
+        0 => Err(ApiError::new(Code::InvalidJson, "the body is empty; it must be a JSON object")),
+        _ => Ok((held, arrived.into_bytes().await?)),
     }
 }
 
-async fn arrive(request: Request, api: &Api, most: u64) -> Result<Arrived, ApiError> {
-    let fate = request.extensions().get::<Fate>().cloned().unwrap_or_default();
-    let mut body = request.into_body();
-    let (mut gathered, mut spooled) = (BytesMut::new(), None::<Spool>);
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|_| cut_short(&fate, api))?.into_data() else { continue };
-        gathered.extend_from_slice(&data);
-        if spooled.as_ref().map_or(0, Spool::bytes) + gathered.len() as u64 > most {
-            return Err(too_large(most));
-        }
-        if gathered.len() > IN_MEMORY {
-            api.check_room(gathered.len() as u64)?;
-            let spool = match spooled.take() {
-                Some(spool) => spool,
-                None => {
-                    let store = api.service.store.clone();
-                    blocking(move || store.spool()).await?
-                }
-            };
-            let written = write(spool, gathered).await?;
-            (spooled, gathered) = (Some(written.0), written.1);
-        }
-    }
-    Ok(match spooled {
-        Some(spool) => Arrived::OnDisk(Box::new(write(spool, gathered).await?.0)),
-        None => Arrived::Here(gathered),
-    })
+async fn arrive(request: Request, api: &Api, owner: Owner, most: u64) -> Result<Arrived, NotTaken> {
+    let mut spooling = Spooling::new(api, owner, most, IN_MEMORY);
+    spooling.take(request).await?;
+    spooling.arrived().await
 }

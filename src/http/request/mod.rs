@@ -16,6 +16,7 @@ pub mod json_digest;
 pub mod multipart;
 pub mod multipart_window;
 mod path_id;
+mod spooling;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;

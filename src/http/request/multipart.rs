@@ -13,24 +13,23 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::multipart::{Field, MultipartError};
 use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Request};
-use bytes::BytesMut;
-use http_body_util::BodyExt;
 
 use super::multipart_window::{Gate, Gated, WINDOW};
-use super::{announced_bytes, check_encoding, cut_short, media_type};
-use crate::descriptors::FilePlace;
+use super::spooling::Spooling;
+use super::{announced_bytes, check_encoding, media_type};
+use crate::domain::batch::priority::Owner;
 use crate::domain::error::Code;
 use crate::domain::file::ANY_TYPE;
 use crate::domain::id::OrgId;
 use crate::http::layers::caller::Caller;
 use crate::http::layers::request_body::Fate;
 use crate::http::response::error::ApiError;
+use crate::http::shares::files::OpenFile;
 use crate::http::state::Api;
-use crate::store::error::StoreError;
 use crate::store::{Sealed, Spool, blocking};
 
-/// Bytes that are gathered before they are written.
-const WRITE: usize = 1 << 20;
+/// Bytes that are gathered before they are written; every file that is being received may hold them.
+const WRITE: usize = 256 << 10;
 /// The most bytes of a field that is not a file, and of everything around the fields.
 const MAX_TEXT: usize = 64 << 10;
 /// The most fields of one form.
@@ -51,7 +50,7 @@ pub struct MultipartForm {
     announced: Option<u64>,
     fields: usize,
     /// The place for the file that the form may contain.
-    _place: FilePlace,
+    _place: OpenFile,
 }
 
 /// How large a file may be, and what an error calls it.
@@ -89,6 +88,7 @@ impl FromRequest<Arc<Api>> for MultipartForm {
         }
         check_encoding(request.headers())?;
         let fate = request.extensions().get::<Fate>().cloned().unwrap_or_default();
+        let owner = owner_of(&request);
         let (announced, org) = (announced_bytes(request.headers()), org_of(&request));
         // Each field has its own limit here; axum's default would end every upload at 2 MB.
         DefaultBodyLimit::disable().apply(&mut request);
@@ -98,7 +98,7 @@ impl FromRequest<Arc<Api>> for MultipartForm {
             let message = "the `content-type` names no boundary; let the client library write the header";
             ApiError::new(Code::InvalidMultipart, message)
         })?;
-        let place = api.descriptors.file().await;
+        let place = api.files.take(owner).await;
         Ok(Self { inner, org, gate, fate, idle: api.limits.body_idle, announced, fields: 0, _place: place })
     }
 }
@@ -190,22 +190,18 @@ impl Part<'_> {
     /// # Errors
     /// When the field is larger than the cap or cut, or the disk is full.
     pub async fn spool(mut self, api: &Api, cap: Cap) -> Result<Spool, ApiError> {
-        let store = api.service.store.clone();
-        let mut spool = blocking(move || store.spool()).await?;
-        let mut gathered = BytesMut::new();
+        let mut spooling = Spooling::opened(api, cap.bytes, WRITE).await?;
+        let too_many = |name: &str| cap.exceeded().param(name);
         while let Some(chunk) = self.chunk().await? {
-            gathered.extend_from_slice(&chunk);
-            if spool.bytes() + gathered.len() as u64 > cap.bytes {
-                return Err(cap.exceeded().param(&self.name));
-            }
-            if gathered.len() >= WRITE {
-                // The reserve is for the store: on a full disk the store fails for every client.
-                api.check_room(gathered.len() as u64)?;
-                (spool, gathered) = write(spool, gathered).await?;
-            }
+            spooling.add(&chunk).await.map_err(|fault| fault.or_too_many(|| too_many(&self.name)))?;
         }
-        Ok(write(spool, gathered).await?.0)
+        let file = spooling.file().await.map_err(|fault| fault.or_too_many(|| too_many(&self.name)))?;
+        Ok(file.spool)
     }
+}
+
+fn owner_of(request: &Request) -> Owner {
+    request.extensions().get::<Caller>().map(Caller::owner).unwrap_or_default()
 }
 
 /// Makes a spooled file durable.
@@ -228,34 +224,14 @@ pub async fn spool_body(request: Request, api: &Api, cap: Cap) -> Result<Spool, 
     }
     api.check_room(announced)?;
     check_quota(api, org_of(&request), announced)?;
-    let fate = request.extensions().get::<Fate>().cloned().unwrap_or_default();
-    let _place = api.descriptors.file().await;
-    let store = api.service.store.clone();
-    let mut spool = blocking(move || store.spool()).await?;
-    let mut gathered = BytesMut::new();
-    let mut body = request.into_body();
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|_| cut_short(&fate, api))?.into_data() else { continue };
-        gathered.extend_from_slice(&data);
-        if spool.bytes() + gathered.len() as u64 > cap.bytes {
-            return Err(cap.exceeded());
-        }
-        if gathered.len() >= WRITE {
-            api.check_room(gathered.len() as u64)?;
-            (spool, gathered) = write(spool, gathered).await?;
-        }
-    }
-    Ok(write(spool, gathered).await?.0)
-}
-
-/// Appends bytes; returns the emptied buffer.
-pub(super) async fn write(mut spool: Spool, mut bytes: BytesMut) -> Result<(Spool, BytesMut), StoreError> {
-    blocking(move || {
-        spool.write(&bytes)?;
-        bytes.clear();
-        Ok((spool, bytes))
-    })
-    .await
+    let _place = api.files.take(owner_of(&request)).await;
+    let spooled = async {
+        let mut spooling = Spooling::opened(api, cap.bytes, WRITE).await?;
+        spooling.take(request).await?;
+        spooling.file().await
+    };
+    let file = spooled.await.map_err(|fault| fault.or_too_many(|| cap.exceeded()))?;
+    Ok(file.spool)
 }
 
 /// Waits for the parser, unless the parser waits for more bytes than it may hold.

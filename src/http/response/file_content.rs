@@ -14,9 +14,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::error::ApiError;
 use super::range::{Selection, select};
+use super::read_ahead::OwnersShare;
 use super::stream;
-use super::stream::{Content, Whole};
+use super::stream::{Content, PIECE, Whole};
 use crate::domain::batch::Batch;
+use crate::domain::batch::priority::Owner;
 use crate::domain::error::Code;
 use crate::domain::file::{ANY_TYPE, File, FileSource, ResultPart};
 use crate::domain::id::BatchId;
@@ -25,11 +27,11 @@ use crate::http::state::Api;
 use crate::store::error::StoreError;
 use crate::store::{Lines, blocking};
 
-/// The content of a file as a request asks for it.
+/// The content of a file as a request asks for it, read within the share of this owner.
 ///
 /// # Errors
 /// When the range does not exist, the content is damaged, or the results are gone.
-pub async fn file_content(api: &Api, file: &File, headers: &HeaderMap) -> Result<Response, ApiError> {
+pub async fn file_content(api: &Api, owner: Owner, file: &File, headers: &HeaderMap) -> Result<Response, ApiError> {
     let etag = etag(file);
     let (status, range) = match select(headers, &etag, file.bytes) {
         Selection::Whole => (StatusCode::OK, 0..file.bytes),
@@ -37,7 +39,8 @@ pub async fn file_content(api: &Api, file: &File, headers: &HeaderMap) -> Result
         Selection::Unsatisfiable => return Err(ApiError::range_not_satisfiable(file.bytes)),
         Selection::NotModified => return Ok((StatusCode::NOT_MODIFIED, [(ETAG, etag)]).into_response()),
     };
-    let body = open(api, file, (status == StatusCode::PARTIAL_CONTENT).then(|| range.clone())).await?;
+    let share = api.read_ahead.of(owner);
+    let body = open(api, share, file, (status == StatusCode::PARTIAL_CONTENT).then(|| range.clone())).await?;
     let kind = match file.source {
         FileSource::Uploaded { .. } => ANY_TYPE,
         FileSource::View { .. } => "application/jsonl",
@@ -69,24 +72,28 @@ fn etag(file: &File) -> String {
 }
 
 /// The body of a range, or of all of it.
-async fn open(api: &Api, file: &File, range: Option<Range<u64>>) -> Result<Body, ApiError> {
+async fn open(api: &Api, share: OwnersShare, file: &File, range: Option<Range<u64>>) -> Result<Body, ApiError> {
     match file.source {
         FileSource::Uploaded { .. } => {
             let (store, file) = (api.service.store.clone(), file.clone());
-            let place = api.descriptors.file().await;
+            let place = api.files.take(share.owner()).await;
             match range {
                 Some(range) => {
                     let open = move || Ok::<_, StoreError>(Content::new(file.id, (store.open_part(&file)?, place), range));
-                    Ok(stream::body(blocking(open).await?))
+                    Ok(stream::body(blocking(open).await?, share))
                 }
-                None => Ok(stream::body(blocking(move || Whole::open(file.id, (store.open_verified(&file)?, place))).await?)),
+                None => {
+                    let room = share.acquire(PIECE).await?;
+                    let open = move || Whole::open(file.id, (store.open_verified(&file)?, place), room);
+                    Ok(stream::body(blocking(open).await?, share))
+                }
             }
         }
         FileSource::View { batch, part } => {
             let mut lines = view(api, batch, part, Some(file.bytes)).await?;
             let range = range.unwrap_or(0..file.bytes);
             let lines = blocking(move || lines.limit_to(range).map(|()| lines)).await?;
-            Ok(stream::body(lines))
+            Ok(stream::body(lines, share))
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod error;
 pub mod file_content;
 pub mod money;
 pub mod range;
+pub mod read_ahead;
 pub mod signed_links;
 pub mod stream;
 pub mod time;

@@ -1,40 +1,59 @@
 //! Response bodies that are read from disk piece by piece.
 //!
 //! Each piece takes one visit to a blocking thread, so that a client that reads slowly holds no
-//! thread. While one piece is sent to the client, the next pieces are read in parallel. An error on
-//! the way breaks the connection: the client sees a cut body, never a body that is silently too
+//! thread. While one piece is sent to the client, the next pieces are read in parallel, as far as
+//! there is room for them ([`super::read_ahead`]). An error on the way breaks the connection: the client sees a cut body, never a body that is silently too
 //! short.
 
-use std::collections::VecDeque;
 use std::io::Read as _;
 use std::ops::Range;
 use std::sync::Arc;
 
 use axum::body::Body;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use futures_util::{FutureExt, TryStreamExt};
+use futures_util::TryStreamExt;
 
-use crate::descriptors::FilePlace;
+use super::read_ahead::{OwnersShare, counted, pieces};
 use crate::domain::id::FileId;
+use crate::http::shares::files::OpenFile;
+use crate::http::shares::room::Held;
 use crate::store::error::StoreError;
-use crate::store::{DataFile, Lines, Verified, blocking};
+use crate::store::{Chunk, DataFile, Lines, Verified};
 
 /// Bytes of a piece of an uploaded file.
-const PIECE: u64 = 256 << 10;
-/// Pieces that are being read or wait to be sent, besides the piece that is being sent.
-const AHEAD: usize = 3;
+pub const PIECE: u64 = 256 << 10;
 
 /// Content that is read in parts.
 pub trait Parts: Sized + Send + 'static {
     /// Takes the next part off; `None` at the end. Does not block.
     fn cut(&mut self) -> Option<Self>;
 
-    /// Reads as much of a part as may be in memory at once; `None` at its end. Blocks.
+    /// A piece that is read already, and has its room.
+    fn at_hand(&mut self) -> Option<Bytes> {
+        None
+    }
+
+    /// About how many bytes the next piece of a part has, rather too many than too few; `None` at
+    /// the part's end. Does not block.
+    fn expected(&self) -> Option<u64>;
+
+    /// The part once more; `None` if it can be read but once. No such part has another behind it.
+    fn again(&self) -> Option<Self>;
+
+    /// Reads as much of a part as has at most so many bytes. Blocks.
     ///
     /// # Errors
     /// When the part cannot be read as promised.
-    fn read(&mut self) -> Result<Option<Bytes>, StoreError>;
+    fn read(&mut self, most: usize) -> Result<Piece, StoreError>;
+}
+
+/// The next piece of a part.
+#[derive(Debug)]
+pub enum Piece {
+    Bytes(Bytes),
+    /// It has so many bytes, which is more than were allowed.
+    Needs(u64),
+    End,
 }
 
 impl Parts for Lines {
@@ -42,8 +61,23 @@ impl Parts for Lines {
         self.cut()
     }
 
-    fn read(&mut self) -> Result<Option<Bytes>, StoreError> {
-        self.next_chunk()
+    fn expected(&self) -> Option<u64> {
+        self.expected_bytes()
+    }
+
+    fn again(&self) -> Option<Self> {
+        Some(self.again())
+    }
+
+    fn read(&mut self, most: usize) -> Result<Piece, StoreError> {
+        let chunk = self.chunk(most)?;
+        // The client may not ask for more before long.
+        self.rest();
+        Ok(match chunk {
+            Chunk::Bytes(bytes) => Piece::Bytes(bytes),
+            Chunk::Needs(bytes) => Piece::Needs(bytes as u64),
+            Chunk::End => Piece::End,
+        })
     }
 }
 
@@ -52,13 +86,13 @@ impl Parts for Lines {
 pub struct Content {
     id: FileId,
     /// The open file, and its place, which is released when the file is closed.
-    file: Arc<(DataFile, FilePlace)>,
+    file: Arc<(DataFile, OpenFile)>,
     range: Range<u64>,
 }
 
 impl Content {
     /// A range of an open file.
-    pub fn new(id: FileId, file: (DataFile, FilePlace), range: Range<u64>) -> Self {
+    pub fn new(id: FileId, file: (DataFile, OpenFile), range: Range<u64>) -> Self {
         Self { id, file: Arc::new(file), range }
     }
 }
@@ -71,14 +105,22 @@ impl Parts for Content {
         (!range.is_empty()).then(|| Self { id: self.id, file: self.file.clone(), range })
     }
 
-    fn read(&mut self) -> Result<Option<Bytes>, StoreError> {
+    fn expected(&self) -> Option<u64> {
+        (!self.range.is_empty()).then(|| self.range.end - self.range.start)
+    }
+
+    fn again(&self) -> Option<Self> {
+        Some(Self { id: self.id, file: self.file.clone(), range: self.range.clone() })
+    }
+
+    fn read(&mut self, _: usize) -> Result<Piece, StoreError> {
         let Range { start, end } = std::mem::take(&mut self.range);
         if start == end {
-            return Ok(None);
+            return Ok(Piece::End);
         }
         let mut piece = vec![0; usize::try_from(end - start).unwrap_or(0)];
         self.file.0.read_exact_at(&mut piece, start).map_err(|error| StoreError::unreadable(self.id, &error))?;
-        Ok(Some(piece.into()))
+        Ok(Piece::Bytes(piece.into()))
     }
 }
 
@@ -88,20 +130,20 @@ impl Parts for Content {
 pub struct Whole {
     id: FileId,
     /// The content, and its place, which is released when the file is closed.
-    content: Option<(Verified, FilePlace)>,
+    content: Option<(Verified, OpenFile)>,
     /// Read before the answer begins, so that a small damaged file yields an error and not a cut
     /// body.
     first: Option<Bytes>,
 }
 
 impl Whole {
-    /// Opens the content and reads its first piece. Blocks.
+    /// Opens the content and reads its first piece, for which there is room. Blocks.
     ///
     /// # Errors
     /// When the content cannot be read, or is damaged and small.
-    pub fn open(id: FileId, content: (Verified, FilePlace)) -> Result<Self, StoreError> {
+    pub fn open(id: FileId, content: (Verified, OpenFile), room: Held) -> Result<Self, StoreError> {
         let mut whole = Self { id, content: Some(content), first: None };
-        whole.first = whole.piece()?;
+        whole.first = whole.piece()?.map(|piece| counted(piece, room));
         Ok(whole)
     }
 
@@ -120,43 +162,29 @@ impl Parts for Whole {
         Some(Self { id: self.id, content: Some(content), first })
     }
 
-    fn read(&mut self) -> Result<Option<Bytes>, StoreError> {
-        match self.first.take() {
-            Some(first) => Ok(Some(first)),
-            None => self.piece(),
-        }
+    fn at_hand(&mut self) -> Option<Bytes> {
+        self.first.take()
+    }
+
+    fn expected(&self) -> Option<u64> {
+        self.content.is_some().then_some(PIECE)
+    }
+
+    fn again(&self) -> Option<Self> {
+        None
+    }
+
+    fn read(&mut self, _: usize) -> Result<Piece, StoreError> {
+        Ok(self.piece()?.map_or(Piece::End, Piece::Bytes))
     }
 }
 
-/// A part that is being read: yields a piece, and the part that follows it.
-type Reading<P> = BoxFuture<'static, Result<Option<(Bytes, P)>, StoreError>>;
-
-/// Builds a body from these parts.
-pub fn body<P: Parts>(whole: P) -> Body {
+/// Builds a body from these parts, which are read within the share of their owner.
+pub fn body<P: Parts>(whole: P, share: OwnersShare) -> Body {
     // The body outlives the handler; what is logged about it belongs to the same request.
     let span = tracing::Span::current();
     let tell = move |error: &StoreError| {
         span.in_scope(|| tracing::error!(%error, "a response was cut because its content could not be read"));
     };
-    let pieces = futures_util::stream::try_unfold((whole, VecDeque::new()), |(mut whole, mut ahead)| async move {
-        loop {
-            while ahead.len() <= AHEAD
-                && let Some(part) = whole.cut()
-            {
-                ahead.push_back(begin(part));
-            }
-            let Some(reading) = ahead.pop_front() else { return Ok(None) };
-            if let Some((piece, rest)) = reading.await? {
-                // Most parts consist of one piece; then this read returns nothing.
-                ahead.push_front(begin(rest));
-                return Ok(Some((piece, (whole, ahead))));
-            }
-        }
-    });
-    Body::from_stream(pieces.inspect_err(tell))
-}
-
-/// Begins to read a part, even if the client does not wait for it yet.
-fn begin<P: Parts>(mut part: P) -> Reading<P> {
-    blocking(move || Ok(part.read()?.map(|piece| (piece, part)))).boxed()
+    Body::from_stream(pieces(whole, share).inspect_err(tell))
 }

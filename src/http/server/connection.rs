@@ -1,4 +1,4 @@
-//! One connection: it must not hold its slot for longer than it is useful, and closing it must not
+//! One connection: it must not hold its place for longer than it is useful, and closing it must not
 //! destroy an answer that was already sent.
 //!
 //! hyper by itself ends a silent HTTP/1.1 client, but neither an HTTP/2 client that only answers
@@ -11,32 +11,28 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::HttpBody;
-use axum::http::header::CONNECTION;
-use axum::http::{HeaderValue, Request, Response, StatusCode};
+use axum::http::Request;
 use futures_util::TryFutureExt;
-use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, OwnedSemaphorePermit};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::MAX_HEAD;
-use super::gate::{Gate, Standing};
-use crate::http::layers::head_fault::HeadFault;
-use crate::http::layers::request_body::Unread;
+use super::course::Course;
+use super::crowd::Member;
+use super::gate::Gate;
+use super::pace::Streams;
 use crate::http::layers::trace::Peer;
 
 /// How long and how many bytes are read from a client that has its answer and is still sending.
@@ -45,17 +41,11 @@ const LINGER_BYTES: usize = 64 << 20;
 /// Bytes of a single such read.
 const LINGER_READ: usize = 16 << 10;
 
-/// Every byte that arrived belongs to an answered request.
-const ANSWERED: u8 = 0;
-/// Bytes arrived that no answer covers, or an answer was made before all of its request arrived.
-const OWED: u8 = 1;
-/// The connection has become a WebSocket, which closes in its own way.
-const UPGRADED: u8 = 2;
-
 /// How long a connection may keep the server waiting.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// Until the client accepts some of the bytes that are written to it.
+    /// Until the client accepts some of the bytes that are written to it; with HTTP/2, of each
+    /// stream that has any.
     pub write: Duration,
     /// Until the client's next request. A random addition of up to a quarter keeps clients that
     /// arrived together from all returning together.
@@ -69,18 +59,19 @@ impl Default for Patience {
 }
 
 /// Serves a connection to its end. Requests that have begun are answered: none is cut when the
-/// connection becomes idle or `drain` is cancelled.
+/// connection becomes idle or `drain` is cancelled, nor any of a caller who may call when it makes
+/// room.
 ///
-/// A connection that becomes a WebSocket is handed on together with its slot.
+/// A connection that becomes a WebSocket is handed on together with its place.
 pub async fn run(
-    (builder, http2): (Builder<TokioExecutor>, bool),
-    (stream, slot): (TcpStream, OwnedSemaphorePermit),
-    course: &Arc<Course>,
+    (builder, http2): (Builder<Streams>, bool),
+    (stream, member): (TcpStream, Member),
     router: Router,
     drain: CancellationToken,
     patience: Patience,
 ) {
-    course.http2.store(http2, Ordering::Relaxed);
+    let course = member.course().clone();
+    course.speaks(http2);
     let mut gate = Gate::new(MAX_HEAD);
     if http2 {
         gate.open();
@@ -92,12 +83,13 @@ pub async fn run(
             request.extensions_mut().insert(peer);
         }
         let exchange = seen.begins();
+        request.extensions_mut().insert(seen.admission());
         if let Some(fault) = seen.fault() {
             request.extensions_mut().insert(fault);
         }
         service.call(request).map_ok(move |response| exchange.answered(response))
     });
-    let stream = Impatient { stream, gate, _slot: slot, course: course.clone(), limit: patience.write, timer: None, linger: None };
+    let stream = Impatient { stream, gate, _member: member, course: course.clone(), limit: patience.write, timer: None, linger: None };
     let io = TokioIo::new(stream);
     let mut connection = Box::pin(builder.serve_connection_with_upgrades(io, service).into_owned());
     let over = async {
@@ -108,182 +100,17 @@ pub async fn run(
         }
     };
     let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
+        ended = connection.as_mut() => Some(ended),
         () = over => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                ended = connection.as_mut() => Some(ended),
+                () = course.overstays() => None,
+            }
         }
     };
-    if let Err(error) = ended {
+    if let Some(Err(error)) = ended {
         tracing::debug!(%error, "a connection ended with an error");
-    }
-}
-
-/// The state of a connection's exchanges, shared by its service, its stream and the crowd that may
-/// need its place.
-pub struct Course {
-    /// Whether the connection is HTTP/2: exchanges run side by side, and many frames ask for no
-    /// answer.
-    http2: AtomicBool,
-    /// Whether other clients wait for a place.
-    others_wait: Arc<AtomicBool>,
-    times: Mutex<Times>,
-    state: AtomicU8,
-    /// The number of exchanges that have not ended.
-    running: AtomicUsize,
-    /// The number of exchanges that have begun, and of those whose answer has begun.
-    begun: AtomicU64,
-    answered: AtomicU64,
-    /// The number of the exchange whose request cannot be taken as it is, from 1, and why.
-    refused: OnceLock<(u64, HeadFault)>,
-    leaves: AtomicBool,
-    leave: Notify,
-}
-
-struct Times {
-    /// When the latest request began.
-    began: Instant,
-    /// When the last byte of the latest answer had been made.
-    ended: Instant,
-}
-
-impl Course {
-    /// The course of a new connection.
-    pub fn new(others_wait: Arc<AtomicBool>) -> Self {
-        let now = Instant::now();
-        Self {
-            http2: AtomicBool::new(false),
-            others_wait,
-            times: Mutex::new(Times { began: now, ended: now }),
-            state: AtomicU8::new(ANSWERED),
-            running: AtomicUsize::new(0),
-            begun: AtomicU64::new(0),
-            answered: AtomicU64::new(0),
-            refused: OnceLock::new(),
-            leaves: AtomicBool::new(false),
-            leave: Notify::new(),
-        }
-    }
-
-    fn times(&self) -> MutexGuard<'_, Times> {
-        self.times.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn state(&self) -> u8 {
-        self.state.load(Ordering::Relaxed)
-    }
-
-    fn is_http2(&self) -> bool {
-        self.http2.load(Ordering::Relaxed)
-    }
-
-    /// Records that bytes have arrived.
-    fn reads(&self) {
-        if !self.is_http2() && self.state() == ANSWERED {
-            self.state.store(OWED, Ordering::Relaxed);
-        }
-    }
-
-    fn begins(self: &Arc<Self>) -> Exchange {
-        self.times().began = Instant::now();
-        self.running.fetch_add(1, Ordering::Relaxed);
-        self.begun.fetch_add(1, Ordering::Relaxed);
-        Exchange(self.clone())
-    }
-
-    /// What is wrong with the head of the request that has just begun. With HTTP/1.1, requests begin
-    /// in the order in which their heads have arrived.
-    fn fault(&self) -> Option<HeadFault> {
-        let (number, fault) = self.refused.get()?;
-        (*number == self.begun.load(Ordering::Relaxed)).then_some(*fault)
-    }
-
-    fn standing(&self) -> Standing {
-        Standing { answered: self.answered.load(Ordering::Relaxed), is_upgraded: self.state() == UPGRADED }
-    }
-
-    /// Since when the connection has had nothing to do; `None` while it has, and once it was asked
-    /// to close.
-    pub fn resting_since(&self) -> Option<Instant> {
-        let answered = self.running.load(Ordering::Relaxed) == 0 && (self.is_http2() || self.state() == ANSWERED);
-        (answered && !self.leaves.load(Ordering::Relaxed)).then(|| self.times().ended)
-    }
-
-    /// Asks the connection to close once it has nothing to do.
-    pub fn leave(&self) {
-        self.leaves.store(true, Ordering::Relaxed);
-        self.leave.notify_one();
-    }
-
-    /// Returns when the connection is asked to close.
-    pub async fn left(&self) {
-        self.leave.notified().await;
-    }
-
-    /// Returns when no request has begun for this long. A request that itself takes longer counts
-    /// as idleness too: it is then the last of its connection.
-    async fn idle(&self, limit: Duration) {
-        let limit = limit + limit.mul_f64(fastrand::f64() / 4.0);
-        loop {
-            let due = self.times().began + limit;
-            if due <= Instant::now() {
-                return;
-            }
-            tokio::time::sleep_until(due).await;
-        }
-    }
-}
-
-/// A request, until its answer has ended.
-struct Exchange(Arc<Course>);
-
-impl Exchange {
-    /// Records that the answer begins.
-    fn answered<B>(self, mut response: Response<B>) -> Response<Ending<B>> {
-        let course = &self.0;
-        let upgrades = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let state = match response.status() {
-            StatusCode::SWITCHING_PROTOCOLS => UPGRADED,
-            _ if response.extensions().get::<Unread>().is_some() => OWED,
-            _ if course.is_http2() => course.state(),
-            _ => ANSWERED,
-        };
-        course.state.store(state, Ordering::Relaxed);
-        course.answered.fetch_add(1, Ordering::Relaxed);
-        if course.others_wait.load(Ordering::Relaxed) && !upgrades && !course.is_http2() {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        response.map(|body| Ending { body, _exchange: self })
-    }
-}
-
-impl Drop for Exchange {
-    fn drop(&mut self) {
-        self.0.times().ended = Instant::now();
-        self.0.running.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// The body of an answer; dropping it ends the exchange.
-struct Ending<B> {
-    body: B,
-    _exchange: Exchange,
-}
-
-impl<B: HttpBody + Unpin> HttpBody for Ending<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 
@@ -292,8 +119,8 @@ impl<B: HttpBody + Unpin> HttpBody for Ending<B> {
 struct Impatient {
     stream: TcpStream,
     gate: Gate,
-    /// Released when the stream is closed.
-    _slot: OwnedSemaphorePermit,
+    /// Leaves the crowd when the stream is closed.
+    _member: Member,
     course: Arc<Course>,
     limit: Duration,
     /// Set while a write waits.
@@ -347,7 +174,7 @@ impl AsyncRead for Impatient {
             read,
             || course.standing(),
             |number, fault| {
-                let _ = course.refused.set((number, fault));
+                course.refuses(number, fault);
             },
         )
     }
@@ -376,7 +203,7 @@ impl AsyncWrite for Impatient {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.linger.is_none() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-            if self.course.state() != OWED {
+            if !self.course.is_owed() {
                 return Poll::Ready(Ok(()));
             }
             self.linger = Some((Box::pin(tokio::time::sleep(LINGER)), LINGER_BYTES));

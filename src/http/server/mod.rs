@@ -7,24 +7,30 @@
 //! so without our envelope.
 
 pub mod connection;
+mod course;
 pub mod crowd;
 pub(in crate::http) mod framing;
 mod gate;
 mod head;
+mod pace;
 
 use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::connection::{Course, Patience};
+use self::connection::Patience;
+use self::course::Course;
 use self::crowd::Crowd;
-use crate::descriptors::{Descriptors, is_refusal};
+use self::pace::Streams;
+use crate::descriptors::is_refusal;
 
 /// How long a client may take for the head of a request; this also ends idle connections.
 const HEADER_READ: Duration = Duration::from_secs(30);
@@ -47,8 +53,8 @@ const REFUSAL_BACKOFF: Duration = Duration::from_millis(50);
 
 /// Serves until `drain` is cancelled, then stops accepting at once and returns when the requests in
 /// flight are answered, or `deadline` later, whichever comes first.
-pub async fn serve(listener: TcpListener, router: Router, drain: CancellationToken, deadline: Duration, descriptors: Descriptors) {
-    serve_with(listener, router, drain, deadline, descriptors, Patience::default()).await;
+pub async fn serve(listener: TcpListener, router: Router, drain: CancellationToken, deadline: Duration, crowd: Arc<Crowd>) {
+    serve_with(listener, router, drain, deadline, crowd, Patience::default()).await;
 }
 
 /// [`serve`] with the given patience for each connection.
@@ -57,15 +63,14 @@ pub async fn serve_with(
     router: Router,
     drain: CancellationToken,
     deadline: Duration,
-    descriptors: Descriptors,
+    crowd: Arc<Crowd>,
     patience: Patience,
 ) {
-    let crowd = Crowd::new(&descriptors);
     // A connection's task touches only its own requests; if the task dies, only that connection
     // ends.
     let mut connections = JoinSet::new();
     loop {
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             biased;
             () = drain.cancelled() => break,
             Some(ended) = connections.join_next() => {
@@ -73,9 +78,9 @@ pub async fn serve_with(
                 continue;
             }
             next = accept(&listener) => match next {
-                Ok(stream) => stream,
+                Ok((stream, peer)) => (stream, peer.ip()),
                 Err(error) => {
-                    let pause = failed(&error, &descriptors, &crowd);
+                    let pause = failed(&error, &crowd);
                     tokio::select! {
                         () = drain.cancelled() => break,
                         () = tokio::time::sleep(pause) => continue,
@@ -83,13 +88,17 @@ pub async fn serve_with(
                 }
             },
         };
+        // Its own connections make room before those of others do.
+        if !crowd.admits(peer) {
+            continue;
+        }
         // The next client waits here, and the clients behind it in the kernel's queue.
-        let Some(Some(slot)) = drain.run_until_cancelled(crowd.place()).await else { break };
-        let (router, drain, member) = (router.clone(), drain.clone(), crowd.join());
+        let Some(Some(place)) = drain.run_until_cancelled(crowd.place()).await else { break };
+        let (router, drain, member) = (router.clone(), drain.clone(), crowd.join(peer, place));
         connections.spawn(async move {
-            let course = member.course();
-            if let Some(http2) = drain.run_until_cancelled(speaks_http2(&stream, course)).await.flatten() {
-                connection::run((builder(http2), http2), (stream, slot), course, router, drain, patience).await;
+            let course = member.course().clone();
+            if let Some(http2) = drain.run_until_cancelled(speaks_http2(&stream, &course)).await.flatten() {
+                connection::run((builder(http2, patience), http2), (stream, member), router, drain, patience).await;
             }
         });
     }
@@ -107,8 +116,8 @@ pub async fn serve_with(
     connections.shutdown().await;
 }
 
-fn builder(http2: bool) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
+fn builder(http2: bool, patience: Patience) -> Builder<Streams> {
+    let mut builder = Builder::new(Streams(patience.write));
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ).max_buf_size(MAX_HEAD);
     builder
         .http2()
@@ -145,13 +154,13 @@ async fn speaks_http2(stream: &TcpStream, course: &Course) -> Option<bool> {
 }
 
 /// Accepts the next connection.
-async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
+async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 // Small answers must not wait for the acknowledgement of earlier ones.
                 stream.set_nodelay(true)?;
-                return Ok(stream);
+                return Ok((stream, peer));
             }
             // The client was gone before it was accepted.
             Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {}
@@ -161,9 +170,9 @@ async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
 }
 
 /// How long to wait after a failed accept.
-fn failed(error: &io::Error, descriptors: &Descriptors, crowd: &Crowd) -> Duration {
+fn failed(error: &io::Error, crowd: &Crowd) -> Duration {
     if is_refusal(error) {
-        descriptors.refused();
+        crowd.descriptors().refused();
         crowd.make_room();
         return REFUSAL_BACKOFF;
     }

@@ -4,6 +4,8 @@ mod access;
 mod batches;
 mod catalog;
 mod control;
+mod crowd;
+mod downloads;
 mod errors;
 mod feed;
 mod files;
@@ -126,15 +128,18 @@ impl Bench {
             draining: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
+        let descriptors = Descriptors::new(1 << 20, 1_024);
         let mut api = Api {
             service: Arc::new(service),
             limits: UploadLimits::default(),
-            descriptors: Descriptors::new(1 << 20, 1_024),
+            descriptors: descriptors.clone(),
             access: Access::open(),
             views: Views::default(),
             public_url: None,
             accounts: Accounts::default(),
             bodies: super::BodyRoom::default(),
+            files: super::FilePlaces::new(descriptors),
+            read_ahead: super::ReadAhead::default(),
             probe: Arc::new(|_| {
                 let (event, error) = ("evt_test".to_owned(), Some("nothing is sent here".to_owned()));
                 Box::pin(async { Ok(crate::domain::webhook::endpoint::Probed { event, status: None, preview: None, error }) })

@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::http::server::connection::Patience;
+use crate::http::server::crowd::Crowd;
 use crate::http::server::serve_with;
 
 pub struct Served {
@@ -21,12 +22,22 @@ pub async fn served(connections: usize, change: impl FnOnce(&mut Api)) -> Served
     served_with(connections, Patience::default(), change).await
 }
 
-async fn served_with(connections: usize, patience: Patience, change: impl FnOnce(&mut Api)) -> Served {
+pub async fn served_with(connections: usize, patience: Patience, change: impl FnOnce(&mut Api)) -> Served {
+    serve_all(connections, None, patience, change).await
+}
+
+/// Serves at most so many connections of one address.
+pub async fn served_where(connections: usize, per_peer: Option<u32>, change: impl FnOnce(&mut Api)) -> Served {
+    serve_all(connections, per_peer, Patience::default(), change).await
+}
+
+async fn serve_all(connections: usize, per_peer: Option<u32>, patience: Patience, change: impl FnOnce(&mut Api)) -> Served {
     let bench = Bench::with(change).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, drain) = (listener.local_addr().unwrap(), CancellationToken::new());
     let descriptors = Descriptors::new(1 << 20, u32::try_from(connections).unwrap());
-    let work = serve_with(listener, router(bench.api.clone()), drain.clone(), Duration::from_secs(5), descriptors, patience);
+    let crowd = Crowd::of_clients(&descriptors, Some(per_peer.unwrap_or(u32::MAX)));
+    let work = serve_with(listener, router(bench.api.clone()), drain.clone(), Duration::from_secs(5), crowd, patience);
     let server = bench.api.service.tasks.spawn(work);
     Served { bench, address, drain, server }
 }
@@ -201,6 +212,7 @@ async fn a_connection_that_rests_makes_room_for_another() {
         resting.push(stream);
     }
     let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut served_ones = Vec::new();
     for mut closed in resting {
         let mut stream = TcpStream::connect(served.address).await.unwrap();
         stream.write_all(request).await.unwrap();
@@ -210,6 +222,7 @@ async fn a_connection_that_rests_makes_room_for_another() {
         // The server closed the connection that had rested longest. If its client had begun to
         // send, the read may see a reset.
         let _ = closed.read_to_end(&mut Vec::new()).await;
+        served_ones.push(stream);
     }
 }
 
@@ -271,8 +284,9 @@ async fn a_body_that_is_announced_and_does_not_come_keeps_no_room_from_others() 
     let answer = answer.expect("others wait for what has not come");
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert_eq!(served.spooled(), 1, "only what has come is on disk");
+    assert_eq!(served.bench.api.descriptors.files_open(), 1, "its file has a place");
     drop(slow);
-    while served.spooled() > 0 {
+    while served.spooled() + served.bench.api.descriptors.files_open() > 0 {
         tokio::task::yield_now().await;
     }
 }

@@ -3,18 +3,17 @@
 //! Output and error files are never stored: they are read from the results, in input order,
 //! starting at any byte. Only durable rows are ever read.
 
-use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::JOINS;
+use super::line_form::{LineForm, LineOf, LineRender};
 use super::runs::Runs;
 use crate::domain::file::ResultPart;
 use crate::domain::id::{BatchId, RowIndex, RowKey};
-use crate::domain::row::RowResult;
-use crate::domain::row::output;
+use crate::domain::row::{RowResult, output};
 use crate::store::error::StoreError;
 use crate::store::record::error::RecordError;
 use crate::store::record::packed::Packed;
@@ -25,8 +24,17 @@ use crate::store::{ROWS_PER_PAGE, Store};
 
 /// How many bytes of lines a reader that is cut off should have, about.
 const PART: u64 = 512 << 10;
-/// The size in bytes at which [`Lines::next_chunk`] stops adding lines.
+/// The bytes of lines that [`Lines::next_chunk`] returns, unless a single line has more.
 const CHUNK: usize = 1 << 20;
+
+/// The next lines of a reader.
+#[derive(Debug)]
+pub enum Chunk {
+    Bytes(Bytes),
+    /// The next line alone has so many bytes, which is more than were allowed.
+    Needs(usize),
+    End,
+}
 
 /// A half-open range of bytes.
 pub type ByteRange = Range<u64>;
@@ -47,6 +55,7 @@ impl Store {
                 Some(live) => live.pages(),
                 None => store.read_pages(batch)?,
             };
+            let pages = store.inner.pages.share(batch, pages);
             Ok(Some(Lines::new(store, batch, part, pages)))
         })
         .await?;
@@ -69,36 +78,6 @@ impl Store {
     }
 }
 
-/// Appends a result and its line break.
-type Append = dyn Fn(&RowResult, &mut Vec<u8>) + Send + Sync;
-
-/// A custom form of lines.
-#[derive(Clone)]
-pub struct LineRender(pub Arc<Append>);
-
-impl fmt::Debug for LineRender {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Render")
-    }
-}
-
-/// The form of the lines.
-#[derive(Debug, Clone)]
-enum LineForm {
-    /// The form of lines in the files of a batch.
-    Plain,
-    WithAttempts,
-    Rendered(LineRender),
-}
-
-/// Whose line it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LineOf {
-    pub row: RowIndex,
-    /// The line belongs to the error file.
-    pub failed: bool,
-}
-
 /// A reader over the lines of a part of a batch, with a fixed set of done rows.
 #[derive(Debug)]
 pub struct Lines {
@@ -118,9 +97,15 @@ pub struct Lines {
 }
 
 impl Lines {
-    fn new(store: Store, batch: BatchId, part: ResultPart, pages: Vec<Page>) -> Self {
+    fn new(store: Store, batch: BatchId, part: ResultPart, pages: Arc<[Page]>) -> Self {
         let rows = 0..u32::try_from(pages.len()).unwrap_or(u32::MAX).saturating_mul(ROWS_PER_PAGE);
-        Self { store, batch, part, pages: pages.into(), rows, skip: 0, keep: None, form: LineForm::Plain, runs: None }
+        Self { store, batch, part, pages, rows, skip: 0, keep: None, form: LineForm::Plain, runs: None }
+    }
+
+    /// Whether both have their pages in the same memory.
+    #[cfg(test)]
+    pub fn shares_pages_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.pages, &other.pages)
     }
 
     /// The exact size of the whole part, in bytes.
@@ -227,17 +212,10 @@ impl Lines {
         let rows = if line <= JOINS as u64 { ROWS_PER_PAGE } else { u32::try_from(PART / line).unwrap_or(1).max(1) };
         let end = (start + rows).min((start / ROWS_PER_PAGE + 1) * ROWS_PER_PAGE).min(self.rows.end);
         self.rows.start = end;
-        Some(Self {
-            store: self.store.clone(),
-            batch: self.batch,
-            part: self.part,
-            pages: self.pages.clone(),
-            rows: start..end,
-            skip: std::mem::take(&mut self.skip),
-            keep: self.keep.filter(|_| self.rows.is_empty()),
-            form: self.form.clone(),
-            runs: None,
-        })
+        let keep = self.keep.filter(|_| self.rows.is_empty());
+        let cut = Self { rows: start..end, keep, ..self.again() };
+        self.skip = 0;
+        Some(cut)
     }
 
     /// Returns the first row from `from` on whose line belongs to this reader's part.
@@ -296,38 +274,92 @@ impl Lines {
     /// # Errors
     /// When the store has failed or a record is damaged.
     pub fn next_chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
+        let mut most = CHUNK;
+        loop {
+            match self.chunk(most)? {
+                Chunk::Bytes(bytes) => return Ok(Some(bytes)),
+                Chunk::Needs(bytes) => most = bytes.max(most.saturating_add(1)),
+                Chunk::End => return Ok(None),
+            }
+        }
+    }
+
+    /// Returns as many of the next lines as have at most `most` bytes together. Blocks. Lines of
+    /// another form than the plain one count as if they were plain.
+    ///
+    /// # Errors
+    /// When the store has failed or a record is damaged.
+    pub fn chunk(&mut self, most: usize) -> Result<Chunk, StoreError> {
         // The buffer has its full size from the start: the smaller buffers that growing leaves
         // behind are slow to be reclaimed from other threads.
-        let mut out = Vec::with_capacity(self.guess());
+        let expected = self.expected_bytes().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0);
+        let mut out = Vec::with_capacity(expected.min(most));
         // Where the last line begins.
         let mut last = 0;
-        while out.len() < CHUNK {
-            let Some(row) = self.wanted(self.rows.start) else {
-                self.rows.start = self.rows.end;
-                self.runs = None;
+        while let Some(row) = self.wanted(self.rows.start) {
+            let line = self.line_bytes(row)? as usize;
+            if line > most && out.is_empty() {
+                return Ok(Chunk::Needs(line));
+            }
+            if out.len().saturating_add(line) > most {
                 break;
-            };
+            }
             last = out.len();
             self.write(row, &mut out)?;
             self.rows.start = row + 1;
         }
+        if self.wanted(self.rows.start).is_none() {
+            self.rows.start = self.rows.end;
+            self.runs = None;
+        }
         if out.is_empty() {
-            return Ok(None);
+            return Ok(Chunk::End);
         }
         let place = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let start = place(std::mem::take(&mut self.skip)).min(out.len());
         if let Some(keep) = self.keep.filter(|_| self.rows.is_empty()) {
             out.truncate(last + place(keep));
         }
-        Ok(Some(Bytes::from(out).slice(start..)))
+        Ok(Chunk::Bytes(Bytes::from(out).slice(start..)))
     }
 
-    /// Estimates the size of the next chunk in bytes, a little too high rather than too low.
-    fn guess(&self) -> usize {
-        let Some(page) = self.pages.get((self.rows.start / ROWS_PER_PAGE) as usize) else { return 0 };
-        let rows = (self.rows.len() as u64).min(u64::from(page.rows));
-        let bytes = page.bytes(self.part).saturating_mul(rows) / u64::from(page.rows).max(1);
-        usize::try_from(bytes + bytes / 8).unwrap_or(CHUNK).saturating_add(4 << 10).min(CHUNK + CHUNK / 8)
+    /// Estimates the bytes that are left, rather too high than too low, as far as they belong to
+    /// one page; `None` at the end. Does not block.
+    pub fn expected_bytes(&self) -> Option<u64> {
+        let first = self.wanted(self.rows.start)?;
+        let page = self.pages.get((first / ROWS_PER_PAGE) as usize)?;
+        let (slot, rows) = (first % ROWS_PER_PAGE, u32::from(page.rows));
+        let left = (self.rows.end - first).min(rows.saturating_sub(slot));
+        let bytes = match left == rows {
+            true => page.bytes(self.part),
+            false => {
+                let share = page.bytes(self.part).saturating_mul(u64::from(left)) / u64::from(rows).max(1);
+                share + share / 8 + (4 << 10)
+            }
+        };
+        // Other forms say more than the plain one.
+        Some(if matches!(self.form, LineForm::Plain) { bytes } else { bytes.saturating_mul(2) })
+    }
+
+    /// Forgets what was unpacked: for a reader that may wait long before it reads on.
+    pub fn rest(&mut self) {
+        self.runs = None;
+    }
+
+    /// The same lines for another reader.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self {
+            store: self.store.clone(),
+            batch: self.batch,
+            part: self.part,
+            pages: self.pages.clone(),
+            rows: self.rows.clone(),
+            skip: self.skip,
+            keep: self.keep,
+            form: self.form.clone(),
+            runs: None,
+        }
     }
 
     /// Appends the line of a row.

@@ -2,9 +2,11 @@
 
 pub mod answers;
 pub mod chunks;
+pub mod line_form;
 pub mod lines;
 pub mod row_group;
 pub mod runs;
+pub mod shared_pages;
 #[cfg(test)]
 mod tests;
 

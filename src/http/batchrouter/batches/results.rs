@@ -16,6 +16,7 @@ use serde_json::json;
 
 use super::result_row;
 use super::{find, status_of};
+use crate::domain::batch::priority::Owner;
 use crate::domain::batch::{Batch, BatchInput, BatchSpec};
 use crate::domain::error::Code;
 use crate::domain::file::{FileSource, ResultPart};
@@ -26,6 +27,7 @@ use crate::http::layers::caller::Caller;
 use crate::http::request::{Params, PathId};
 use crate::http::response::error::ApiError;
 use crate::http::response::file_content::{check_results, result_lines};
+use crate::http::response::read_ahead::counted;
 use crate::http::response::signed_links::{Base, Signed};
 use crate::http::response::stream;
 use crate::http::response::time::moment;
@@ -62,15 +64,16 @@ pub async fn page(
         return Err(ApiError::new(Code::ResultsNotReady, message).into());
     }
     if headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).is_some_and(|accept| accept.contains(NDJSON)) {
-        return Ok(lines(&api, &batch, ResultPart::All).await?);
+        return Ok(lines(&api, caller.owner(), &batch, ResultPart::All).await?);
     }
     let mut lines = result_lines(&api, &batch, ResultPart::All).await?;
+    lines.start_at(from);
     let fee = fee(&batch.spec);
-    let body = blocking(move || {
-        lines.start_at(from);
-        read_page(&mut lines, limit, fee)
-    });
-    Ok(([(CONTENT_TYPE, "application/json")], body.await.map_err(ApiError::from)?).into_response())
+    // A result has more fields here than in its line.
+    let expected = lines.expected_bytes().unwrap_or(0).saturating_mul(2).min(PAGE_BYTES as u64);
+    let room = api.read_ahead.of(caller.owner()).acquire(expected).await.map_err(ApiError::from)?;
+    let body = blocking(move || read_page(&mut lines, limit, fee)).await.map_err(ApiError::from)?;
+    Ok(([(CONTENT_TYPE, "application/json")], counted(body.into(), room)).into_response())
 }
 
 /// A page in the form that is sent.
@@ -105,14 +108,14 @@ fn row_of(cursor: &str) -> Result<RowIndex, ApiError> {
 }
 
 /// Every result of a part, one row per line.
-async fn lines(api: &Api, batch: &Batch, part: ResultPart) -> Result<Response, ApiError> {
+async fn lines(api: &Api, owner: Owner, batch: &Batch, part: ResultPart) -> Result<Response, ApiError> {
     let lines = result_lines(api, batch, part).await?;
     let fee = fee(&batch.spec);
     let render = LineRender(Arc::new(move |result, out| {
         result_row::write(result, fee, out);
         out.push(b'\n');
     }));
-    Ok(([(CONTENT_TYPE, NDJSON)], stream::body(lines.rendered(render))).into_response())
+    Ok(([(CONTENT_TYPE, NDJSON)], stream::body(lines.rendered(render), api.read_ahead.of(owner))).into_response())
 }
 
 /// `GET /v1/batches/{batch_id}/artifact-url`
@@ -147,7 +150,8 @@ pub async fn download(api: &Api, Signed(file): Signed) -> Result<Response, ApiEr
         None => (BatchId::from_u128(file.as_u128()), ResultPart::All),
     };
     let batch = api.service.store.batch(id).await?.ok_or_else(|| ApiError::not_found("result file", file.in_hex()))?;
-    let mut response = lines(api, &batch, part).await?;
+    // Whoever has the link, it is the batch's owner who gave it.
+    let mut response = lines(api, batch.spec.owner, &batch, part).await?;
     let name = format!("attachment; filename=\"{}.jsonl\"", file.in_hex());
     response.headers_mut().insert(CONTENT_DISPOSITION, name.parse().map_err(ApiError::internal)?);
     Ok(response)

@@ -131,10 +131,11 @@ pub async fn results(
     let attempts = params.choice("include", &[("attempts", ())])?.is_some();
     let batch = find(&api, &caller, id).await?;
     let lines = result_lines(&api, &batch, part).await?;
+    let share = api.read_ahead.of(caller.owner());
     let kind = (CONTENT_TYPE, "application/x-ndjson".to_owned());
     if attempts {
-        return Ok(([kind], stream::body(lines.with_attempts())).into_response());
+        return Ok(([kind], stream::body(lines.with_attempts(), share)).into_response());
     }
     let headers = [kind, (CONTENT_LENGTH, lines.bytes().to_string())];
-    Ok((headers, stream::body(lines)).into_response())
+    Ok((headers, stream::body(lines, share)).into_response())
 }

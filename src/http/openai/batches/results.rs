@@ -23,5 +23,5 @@ pub async fn content(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let file = find(&api, &caller, id).await?;
-    file_content(&api, &file, &headers).await
+    file_content(&api, caller.owner(), &file, &headers).await
 }

@@ -24,12 +24,12 @@ use crate::http::response::stream;
 pub async fn results(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, context: Context, path: RawPathParams) -> Response {
     let read = async {
         let batch = find(&api, &caller, &path).await?;
-        lines(&api, &batch).await
+        lines(&api, &caller, &batch).await
     };
     respond(read.await, &context)
 }
 
-async fn lines(api: &Api, batch: &Batch) -> Result<Response, Refusal> {
+async fn lines(api: &Api, caller: &Caller, batch: &Batch) -> Result<Response, Refusal> {
     let id = batch.spec.id.in_upper();
     if !batch.state.is_terminal() {
         let message = format!("the batch is {}; its results can be read when it has ended", batch.state.as_str());
@@ -42,7 +42,8 @@ async fn lines(api: &Api, batch: &Batch) -> Result<Response, Refusal> {
     // Both parts are opened before the first byte is sent.
     let output = result_lines(api, batch, ResultPart::Output).await?;
     let errors = result_lines(api, batch, ResultPart::Errors).await?;
-    let body = stream::body(output).into_data_stream().chain(stream::body(errors).into_data_stream());
+    let body = [output, errors].map(|lines| stream::body(lines, api.read_ahead.of(caller.owner())).into_data_stream());
+    let body = futures_util::stream::iter(body).flatten();
     let headers = [
         ("content-type", "application/x-ndjson".to_owned()),
         ("content-disposition", format!("attachment; filename=\"{id}.jsonl\"")),
