@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use self::args::When;
-use super::org::{Org, find, ids};
+use super::org::{Org, find, ids, known};
 use super::output::{CommandRefused, put, table};
 use super::quotas::{self, QuotaSetting};
 use super::remote::{self, RemoteArgs};
@@ -42,7 +42,6 @@ pub struct CreateArgs {
     #[arg(long, value_name = "DIALECT", value_parser = PossibleValuesParser::new(KeyKind::DIALECTS))]
     dialect: String,
     /// Whose it is: the name or id of an organisation, or `operator` for the operator's own
-    ///
     #[arg(long, value_name = "NAME")]
     org: Org,
     /// Create the organisation if none has that name, with unlimited credits
@@ -142,10 +141,7 @@ async fn create(args: &CreateArgs, env: Environment) -> Result<u8, CommandRefuse
 async fn list(args: &ListKeysArgs, env: Environment) -> Result<u8, CommandRefused> {
     let client = args.remote.client(&env)?;
     let orgs = match &args.org {
-        Some(org) => {
-            let found = find(&client, org).await?;
-            vec![found.map_err(|name| CommandRefused::usage(format!("there is no organisation with the name `{name}`")))?]
-        }
+        Some(org) => vec![known(&client, org).await?],
         None => ids(&client.organisations(None).await?),
     };
     let mut keys = Vec::new();

@@ -57,6 +57,12 @@ pub(super) async fn find<'a>(client: &Client, org: &'a Org) -> Result<Result<Str
     Ok(found.pop().ok_or(name))
 }
 
+/// The id of an organisation that exists.
+pub(super) async fn known(client: &Client, org: &Org) -> Result<String, CommandRefused> {
+    let found = find(client, org).await?;
+    found.map_err(|name| CommandRefused::usage(format!("there is no organisation with the name `{name}`")))
+}
+
 /// The ids of these organisations.
 pub(super) fn ids(orgs: &[Value]) -> Vec<String> {
     orgs.iter().map(|org| org["org_id"].as_str().unwrap_or("-").to_owned()).collect()

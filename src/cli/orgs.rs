@@ -4,12 +4,11 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
-use super::org::{Org, find};
+use super::org::{Org, find, known};
 use super::output::{CommandRefused, put, table};
 use super::quotas::{self, QuotaSetting};
 use super::remote::{self, RemoteArgs};
 use super::say;
-use crate::client::Client;
 use crate::daemon::Environment;
 
 /// Show, name, fund and close the organisations of a running daemon
@@ -162,12 +161,6 @@ async fn close(args: &CloseArgs, env: Environment) -> Result<u8, CommandRefused>
     let closed = client.change_organisation(&org, "/close", &json!({ "data": data })).await?;
     say("its keys open nothing any more; its batches are being cancelled");
     show(&closed, &args.remote)
-}
-
-/// The id of an organisation that exists.
-async fn known(client: &Client, org: &Org) -> Result<String, CommandRefused> {
-    let found = find(client, org).await?;
-    found.map_err(|name| CommandRefused::usage(format!("there is no organisation with the name `{name}`")))
 }
 
 fn show(org: &Value, remote: &RemoteArgs) -> Result<u8, CommandRefused> {

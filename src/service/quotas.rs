@@ -81,8 +81,7 @@ impl Service {
     /// # Errors
     /// When a quota of the organisation has no room for one more batch.
     pub fn check_create(&self, org: OrgId) -> Result<(), ServiceError> {
-        let limits = [Limit::Batches, Limit::Rows, Limit::StoredBytes, Limit::DollarsADay, Limit::DollarsAMonth, Limit::TokensADay];
-        let asks = limits.into_iter().chain([Limit::TokensAMonth]).map(|limit| (limit, 0)).collect::<Vec<_>>();
+        let asks = Limit::OF_CREATES.map(|limit| (limit, 0));
         Ok(self.store.check_quotas(org, &asks, self.clock.now())?)
     }
 

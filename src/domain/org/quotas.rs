@@ -62,6 +62,10 @@ impl Limit {
     /// The limits that keys have, too.
     pub const OF_KEYS: [Self; 1] = [Self::Requests];
 
+    /// The limits that refuse a new batch.
+    pub const OF_CREATES: [Self; 7] =
+        [Self::Batches, Self::Rows, Self::StoredBytes, Self::DollarsADay, Self::DollarsAMonth, Self::TokensADay, Self::TokensAMonth];
+
     /// The word for the limit on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -361,11 +361,8 @@ impl Dispatcher {
         match result {
             Ok(window) => {
                 self.shared_rows += u64::from(window.shared);
-                for lane in run.loaded(window, Instant::now()) {
-                    if let Some(lane) = self.lanes.get(lane) {
-                        lane.fair.ready(batch, run.spec.owner, run.weight());
-                    }
-                }
+                run.loaded(window, Instant::now());
+                offer(&mut self.lanes, run);
                 self.touched.insert(batch);
             }
             // The run is not marked as touched: the next tick tries again, a second later.
@@ -440,4 +437,17 @@ impl Dispatcher {
         // Whatever a failed load left behind is checked once a second.
         self.touched.extend(self.runs.keys().copied());
     }
+}
+
+/// Gives the ready rows of a run their turns on their lanes. Returns whether there are any.
+fn offer(lanes: &mut Lanes, run: &Run) -> bool {
+    let (batch, owner, weight) = (run.spec.id, run.spec.owner, run.weight());
+    let mut any = false;
+    for lane in run.ready_lanes() {
+        if let Some(lane) = lanes.get(lane) {
+            lane.fair.ready(batch, owner, weight);
+            any = true;
+        }
+    }
+    any
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Busy, Dispatcher, Event, TICK};
+use super::{Busy, Dispatcher, Event, TICK, offer};
 use crate::domain::batch::{BatchEvent, BatchSpec, BatchState};
 use crate::domain::id::{BatchId, RowIndex, RowKey};
 use crate::domain::money::Usd;
@@ -144,15 +144,18 @@ impl Dispatcher {
         }
         run.control = run.source.live.control();
         tracing::info!(batch = %id, priority = %run.control.priority, paused = run.control.paused, "the batch runs in another way");
-        let (paused, owner, weight) = (run.control.paused, run.spec.owner, run.weight());
-        let lanes: Vec<_> = run.ready_lanes().collect();
+        let weight = run.weight();
         for lane in run.lanes() {
             self.lanes.weigh(lane, id, weight);
         }
-        for lane in lanes {
-            if let Some(lane) = self.lanes.get(lane) {
-                if paused { lane.fair.rest(id) } else { lane.fair.ready(id, owner, weight) }
+        if run.control.paused {
+            for lane in run.ready_lanes() {
+                if let Some(lane) = self.lanes.get(lane) {
+                    lane.fair.rest(id);
+                }
             }
+        } else {
+            offer(&mut self.lanes, run);
         }
         self.take_back_quarantined(Some(id));
         self.rank_anew(id);
@@ -204,11 +207,11 @@ impl Dispatcher {
                 return false;
             }
             let Some(batch) = lane.next() else { return false };
-            if !self.runs.contains_key(&batch) {
+            let Some(org) = self.runs.get(&batch).map(|run| run.spec.org) else {
                 lane.fair.forget(batch);
                 continue;
-            }
-            if self.must_wait(batch) {
+            };
+            if self.must_wait(batch, org) {
                 let Some(lane) = self.lanes.get(index) else { return false };
                 lane.fair.rest(batch);
                 continue;

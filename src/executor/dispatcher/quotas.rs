@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::Dispatcher;
+use super::{Dispatcher, offer};
 use crate::domain::id::{BatchId, OrgId};
 use crate::domain::org::quotas::Limit;
 
@@ -60,8 +60,10 @@ impl OrgCalls {
 impl Dispatcher {
     /// Whether a batch must wait because its organisation has as many calls as it may have. It is
     /// then woken when one has ended.
-    pub(super) fn must_wait(&mut self, batch: BatchId) -> bool {
-        let Some(org) = self.runs.get(&batch).map(|run| run.spec.org).filter(|org| *org != OrgId::OPERATOR) else { return false };
+    pub(super) fn must_wait(&mut self, batch: BatchId, org: OrgId) -> bool {
+        if org == OrgId::OPERATOR {
+            return false;
+        }
         let Some(most) = self.parts.store.quotas(org).get(Limit::Calls) else { return false };
         let is_full = self.calls.0.get(&org).map_or(0, |calls| u64::from(calls.in_flight)) >= most;
         if is_full {
@@ -96,17 +98,6 @@ impl Dispatcher {
     /// Lets the ready rows of a batch have their turn on their lanes again. Returns whether there are
     /// any.
     fn make_ready(&mut self, batch: BatchId) -> bool {
-        let Some(run) = self.runs.get(&batch) else { return false };
-        let (owner, weight, mut any) = (run.spec.owner, run.weight(), false);
-        if run.control.paused {
-            return false;
-        }
-        for lane in run.ready_lanes() {
-            if let Some(lane) = self.lanes.get(lane) {
-                lane.fair.ready(batch, owner, weight);
-                any = true;
-            }
-        }
-        any
+        self.runs.get(&batch).is_some_and(|run| !run.control.paused && offer(&mut self.lanes, run))
     }
 }

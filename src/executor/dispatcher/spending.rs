@@ -1,6 +1,6 @@
 //! What rows may cost: held before a row is sent, settled when its call has ended.
 
-use super::Dispatcher;
+use super::{Dispatcher, offer};
 use crate::domain::id::{BatchId, RowKey};
 use crate::domain::money::Usd;
 use crate::executor::attempt::pack;
@@ -36,11 +36,6 @@ impl Dispatcher {
         if !run.settle(most, cost) {
             return;
         }
-        let (owner, weight) = (run.spec.owner, run.weight());
-        for lane in run.ready_lanes() {
-            if let Some(lane) = self.lanes.get(lane) {
-                lane.fair.ready(batch, owner, weight);
-            }
-        }
+        offer(&mut self.lanes, run);
     }
 }

@@ -99,12 +99,12 @@ impl Run {
         }
     }
 
-    /// Takes the result of a load. Returns the lanes that have ready rows now.
-    pub fn loaded(&mut self, window: Window, now: Instant) -> Vec<LaneIndex> {
+    /// Takes the result of a load.
+    pub fn loaded(&mut self, window: Window, now: Instant) {
         self.loading = false;
         self.recorded += window.closed;
         if self.stop.is_some() {
-            return Vec::new();
+            return;
         }
         if let Some(next) = window.next {
             self.cursor = next;
@@ -123,7 +123,6 @@ impl Run {
             };
             self.queues.entry(lane).or_default().push(row);
         }
-        self.ready_lanes().collect()
     }
 
     /// Takes back a failed load, so that it may be tried again.

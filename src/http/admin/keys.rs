@@ -108,6 +108,15 @@ pub async fn list(service: &Service, org: OrgId) -> Result<Vec<Value>, ApiError>
     Ok(keys.iter().map(|key| shown(key, now)).collect())
 }
 
+/// Finds a key of an organisation.
+///
+/// # Errors
+/// When the organisation has no such key, or the store has failed.
+pub async fn find(service: &Service, org: OrgId, id: KeyId) -> Result<ApiKey, ApiError> {
+    let found = service.store.keys(org).await?.into_iter().find(|key| key.id == id);
+    Ok(found.ok_or(ServiceError::KeyNotFound(id))?)
+}
+
 /// Revokes a key of an organisation, and returns the key's object. `by` is the key of the client
 /// that revokes it; `None` for the operator.
 ///
@@ -115,18 +124,13 @@ pub async fn list(service: &Service, org: OrgId) -> Result<Vec<Value>, ApiError>
 /// When the organisation has no such key, the key has scopes that the client's lacks, or the store
 /// has failed.
 pub async fn revoke(service: &Service, org: OrgId, id: KeyId, by: Option<&ClientKey>) -> Result<Value, ApiError> {
-    let not_found = || ApiError::not_found("API key", id.in_hex());
     if let Some(by) = by {
-        let keys = service.store.keys(org).await?;
-        let key = keys.iter().find(|key| key.id == id).ok_or_else(not_found)?;
+        let key = find(service, org, id).await?;
         if let Some(missing) = key.scopes.iter().find(|scope| !by.scopes.has(*scope)) {
             return Err(lacks(missing, by.scopes));
         }
     }
-    let revoked = service.revoke_key(org, id).await.map_err(|error| match error {
-        ServiceError::KeyNotFound(_) => not_found(),
-        other => other.into(),
-    })?;
+    let revoked = service.revoke_key(org, id).await?;
     Ok(shown(&revoked, service.clock.now()))
 }
 

@@ -7,6 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use serde_json::{Map, Value, json};
 
+use super::keys;
 use super::orgs::known;
 use crate::domain::id::{KeyId, OrgId};
 use crate::domain::money::Usd;
@@ -16,7 +17,6 @@ use crate::http::request::{Object, PathId, PathIds};
 use crate::http::response::error::ApiError;
 use crate::http::response::money::digits;
 use crate::http::state::Api;
-use crate::service::ServiceError;
 use crate::service::quotas::{QuotaChange, QuotaUsed};
 
 /// `GET /admin/organisations/{org_id}/quotas`: each limit with its quota and what is used of it.
@@ -37,8 +37,7 @@ pub async fn set_of_org(State(api): State<Arc<Api>>, PathId(id): PathId<OrgId>, 
 /// `GET /admin/organisations/{org_id}/keys/{api_key_id}/quotas`
 pub async fn of_key(State(api): State<Arc<Api>>, PathIds(org, id): PathIds<OrgId, KeyId>) -> Result<Json<Value>, ApiError> {
     known(&api, org).await?;
-    let key = api.service.store.keys(org).await?.into_iter().find(|key| key.id == id).ok_or_else(|| no_key(id))?;
-    Ok(Json(of_a_key(&api, &key)))
+    Ok(Json(of_a_key(&api, &keys::find(&api.service, org, id).await?)))
 }
 
 /// `POST /admin/organisations/{org_id}/keys/{api_key_id}/quotas`
@@ -49,15 +48,7 @@ pub async fn set_of_key(
 ) -> Result<Json<Value>, ApiError> {
     let change = change(&body, &Limit::OF_KEYS)?;
     known(&api, org).await?;
-    let key = api.service.set_key_quotas(org, id, change).await.map_err(|error| match error {
-        ServiceError::KeyNotFound(_) => no_key(id),
-        other => other.into(),
-    })?;
-    Ok(Json(of_a_key(&api, &key)))
-}
-
-fn no_key(id: KeyId) -> ApiError {
-    ApiError::not_found("API key", id.in_hex())
+    Ok(Json(of_a_key(&api, &api.service.set_key_quotas(org, id, change).await?)))
 }
 
 async fn of_an_org(api: &Api, id: OrgId) -> Result<Value, ApiError> {

@@ -57,12 +57,10 @@ impl From<ServiceError> for Refusal {
                 ApiError::invalid("input_file_id", format!("`{}` was not uploaded as the input of a batch", id.in_hex())).into()
             }
             ServiceError::BatchNotFound(id) => ApiError::not_found("batch", id.in_hex()).into(),
-            ServiceError::QuoteNotFound(id) => ApiError::new(Code::QuoteNotFound, format!("there is no quote `{}`", id.in_hex())).into(),
             ServiceError::QuoteUsed(batch) => {
                 let message = format!("`{}` was made from the quote; make a new quote for another batch", batch.in_hex());
                 ApiError::new(Code::QuoteUsed, message).into()
             }
-            ServiceError::KeyNotFound(id) => ApiError::not_found("API key", id.in_hex()).into(),
             other => Self::Api(other.into()),
         }
     }

@@ -8,7 +8,7 @@
 //! Invariant: the line is durable before the answer begins.
 
 use axum::extract::Request;
-use axum::http::{Method, StatusCode};
+use axum::http::{Method, StatusCode, Uri};
 use axum::response::Response;
 
 use super::caller::{Caller, Role};
@@ -39,13 +39,14 @@ impl Answered {
     }
 }
 
-/// A request that may have to be recorded.
+/// A request that may have to be recorded. Most are not, so nothing is written out before that is
+/// known.
 pub struct Audited {
     class: AccessClass,
     method: Method,
-    path: String,
-    request_id: Option<String>,
-    peer: Option<String>,
+    uri: Uri,
+    request_id: Option<ShownId>,
+    peer: Option<Peer>,
 }
 
 impl Audited {
@@ -54,9 +55,9 @@ impl Audited {
         Self {
             class,
             method: request.method().clone(),
-            path: request.uri().path().chars().take(MAX_PATH).collect(),
-            request_id: request.extensions().get::<ShownId>().and_then(|id| id.0.to_str().ok()).map(str::to_owned),
-            peer: request.extensions().get::<Peer>().map(|peer| peer.0.to_string()),
+            uri: request.uri().clone(),
+            request_id: request.extensions().get::<ShownId>().cloned(),
+            peer: request.extensions().get::<Peer>().copied(),
         }
     }
 
@@ -89,9 +90,9 @@ impl Audited {
             at,
             who,
             org: caller.map(|caller| caller.org.to_string()),
-            from: self.peer,
-            request_id: self.request_id,
-            what: format!("{} {}", self.method, self.path),
+            from: self.peer.map(|peer| peer.0.to_string()),
+            request_id: self.request_id.and_then(|id| id.0.to_str().ok().map(str::to_owned)),
+            what: format!("{} {}", self.method, self.uri.path().chars().take(MAX_PATH).collect::<String>()),
             of_org: reached.map(|org| org.to_string()),
             made: came_of_it.made.map(|made| made.0),
             status: Some(came_of_it.status.as_u16()),

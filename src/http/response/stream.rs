@@ -2,8 +2,8 @@
 //!
 //! Each piece takes one visit to a blocking thread, so that a client that reads slowly holds no
 //! thread. While one piece is sent to the client, the next pieces are read in parallel, as far as
-//! there is room for them ([`super::read_ahead`]). An error on the way breaks the connection: the client sees a cut body, never a body that is silently too
-//! short.
+//! there is room for them ([`super::read_ahead`]). An error on the way breaks the connection: the
+//! client sees a cut body, never a body that is silently too short.
 
 use std::io::Read as _;
 use std::ops::Range;

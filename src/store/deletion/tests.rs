@@ -8,7 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::super::creation::tests::{made, of_phaseo};
-use super::super::holdings::tests::{held, recounted};
+use super::super::holdings::tests::{held, quote_of, recounted};
 use super::super::op::Tx;
 use super::super::tests::{NOW, add_file, asked, close, open, record, result, spec};
 use super::*;
@@ -79,22 +79,9 @@ fn webhook() -> Webhook {
     Webhook { url: "https://receiver.test/hook".into(), sealed_secret: vec![1; 40] }
 }
 
+/// A quote that is long enough to need several values.
 fn quote(org: OrgId) -> Quote {
-    Quote {
-        id: QuoteId::from_u128(0x77),
-        org,
-        created_at: NOW,
-        valid_until: NOW + Duration::from_secs(600),
-        deadline: NOW + Duration::from_secs(86_400),
-        constraints: Default::default(),
-        defaults: Default::default(),
-        fee: Default::default(),
-        items: 1,
-        estimate: None,
-        groups: Vec::new(),
-        // Long enough to need several values.
-        shown: (0..9_000).map(|_| fastrand::alphanumeric() as u8).collect(),
-    }
+    Quote { id: QuoteId::from_u128(0x77), ..quote_of(org, 9_000) }
 }
 
 fn message(batch: BatchId, org: OrgId, id: u128) -> Delivery {

@@ -50,7 +50,8 @@ async fn file_of(store: &Store, org: OrgId, bytes: usize) -> Result<File, StoreE
     store.add_file(new, spool.seal().unwrap()).await
 }
 
-fn quote_of(org: OrgId, bytes: usize) -> Quote {
+/// A quote whose view for the client has so many bytes.
+pub fn quote_of(org: OrgId, bytes: usize) -> Quote {
     Quote {
         id: QuoteId::generate(NOW),
         org,

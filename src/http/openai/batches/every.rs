@@ -6,20 +6,35 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::{Extension, Json};
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::{DEFAULT_LIST, MAX_LIST, control, find, shown, stop};
 use crate::domain::batch::Batch;
 use crate::domain::batch::priority::ControlChange;
+use crate::domain::dialect::Dialect;
 use crate::domain::id::{BatchId, OrgId};
 use crate::http::layers::caller::Caller;
+use crate::http::openai::objects::{BatchObject, List};
 use crate::http::request::{Params, PathId};
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 use crate::store::BatchQuery;
 
+/// A batch, whose it is, and the API that made it.
+#[derive(Debug, Serialize)]
+pub struct OwnedBatch {
+    #[serde(flatten)]
+    batch: BatchObject,
+    org_id: String,
+    dialect: Dialect,
+}
+
 /// `GET /admin/batches`: the newest first; `org_id` selects those of one organisation.
-pub async fn list(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, params: Params) -> Result<Json<Value>, ApiError> {
+pub async fn list(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    params: Params,
+) -> Result<Json<List<OwnedBatch>>, ApiError> {
     let org = params.id::<OrgId>("org_id")?;
     let query = BatchQuery { after: params.id("after")?, limit: params.limit(DEFAULT_LIST, MAX_LIST)?, org };
     let listing = api.service.store.batches(query).await?;
@@ -28,9 +43,7 @@ pub async fn list(State(api): State<Arc<Api>>, Extension(caller): Extension<Call
     for owner in org.into_iter().chain(owners) {
         caller.reaches(owner);
     }
-    let last = listing.items.last().map(|batch| batch.spec.id.to_string());
-    let data = listing.items.iter().map(|batch| with_owner(&api, batch)).collect::<Result<Vec<_>, _>>()?;
-    Ok(Json(json!({ "object": "list", "data": data, "last_id": last, "has_more": listing.has_more })))
+    Ok(Json(List::of(listing, |batch| (batch.spec.id.to_string(), with_owner(&api, batch)))))
 }
 
 /// `GET /admin/batches/{batch_id}`
@@ -38,8 +51,8 @@ pub async fn retrieve(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
     PathId(id): PathId<BatchId>,
-) -> Result<Json<Value>, ApiError> {
-    Ok(Json(with_owner(&api, &find(&api, &caller, id).await?)?))
+) -> Result<Json<OwnedBatch>, ApiError> {
+    Ok(Json(with_owner(&api, &find(&api, &caller, id).await?)))
 }
 
 /// `POST /admin/batches/{batch_id}/pause`
@@ -47,7 +60,7 @@ pub async fn pause(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
     PathId(id): PathId<BatchId>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<OwnedBatch>, ApiError> {
     set_paused(&api, &caller, id, true).await
 }
 
@@ -56,13 +69,13 @@ pub async fn resume(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
     PathId(id): PathId<BatchId>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<OwnedBatch>, ApiError> {
     set_paused(&api, &caller, id, false).await
 }
 
-async fn set_paused(api: &Api, caller: &Caller, id: BatchId, paused: bool) -> Result<Json<Value>, ApiError> {
+async fn set_paused(api: &Api, caller: &Caller, id: BatchId, paused: bool) -> Result<Json<OwnedBatch>, ApiError> {
     let wish = ControlChange { paused: Some(paused), ..ControlChange::default() };
-    Ok(Json(with_owner(api, &control::change(api, caller, id, wish).await?)?))
+    Ok(Json(with_owner(api, &control::change(api, caller, id, wish).await?)))
 }
 
 /// `POST /admin/batches/{batch_id}/cancel`
@@ -70,13 +83,10 @@ pub async fn cancel(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
     PathId(id): PathId<BatchId>,
-) -> Result<Json<Value>, ApiError> {
-    Ok(Json(with_owner(&api, &stop(&api, &caller, id).await?)?))
+) -> Result<Json<OwnedBatch>, ApiError> {
+    Ok(Json(with_owner(&api, &stop(&api, &caller, id).await?)))
 }
 
-fn with_owner(api: &Api, batch: &Batch) -> Result<Value, ApiError> {
-    let mut object = serde_json::to_value(shown(api, batch)).map_err(ApiError::internal)?;
-    object["org_id"] = json!(batch.spec.org.to_string());
-    object["dialect"] = json!(batch.spec.dialect);
-    Ok(object)
+fn with_owner(api: &Api, batch: &Batch) -> OwnedBatch {
+    OwnedBatch { batch: shown(api, batch), org_id: batch.spec.org.to_string(), dialect: batch.spec.dialect }
 }
